@@ -1,0 +1,3 @@
+module github.com/imgtool/imgtool
+
+go 1.26
