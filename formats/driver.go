@@ -1,0 +1,172 @@
+package formats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/segment"
+)
+
+// Driver is one image format. Functions that are nil are not supported. All of them may be called from many goroutines.
+type Driver struct {
+	Name    string   // what -f and -O take, and Info.Format says: lower case, short
+	Aliases []string // other names for it, as other tools have them
+	Doc     string   // one line for the list of formats
+
+	// Transport marks a wrapper that images travel in (gz, xz, zst, bz2, tar, ova). Sniffing goes on inside it, and ends at every other
+	// format, because what lies inside a disk is written by its guest.
+	Transport bool
+
+	// Extensions are the file name endings of the format, with the dot, in lower case; the first is the usual one.
+	Extensions []string
+
+	// Probe says how sure it is that the bytes are of this format. It is a pure function of them.
+	Probe func(h Head) Score
+
+	// Open returns the image in dev as a device, and owns dev from then on: closing the image closes it. Where it returns an error,
+	// dev still belongs to the caller. It returns block.ErrNotFormat where dev holds something else and a *block.CorruptError where the
+	// image is damaged.
+	Open func(ctx context.Context, dev block.Device, o OpenOptions) (block.Device, error)
+
+	// Decode returns the image that is read from r, from front to back. Closing the stream does not close r.
+	// The stream returns io.EOF only once the checksums of the format have been right.
+	Decode func(ctx context.Context, r io.Reader, o OpenOptions) (block.Stream, error)
+
+	// Create makes an image of o.Size bytes, all zero, in files of s. Closing the device writes what the format still keeps in memory,
+	// but neither commits nor aborts s: the caller does, after Close.
+	Create func(ctx context.Context, s Store, o CreateOptions) (block.Device, error)
+
+	// Plan returns an image of what src holds, to be written by segment.Write. src stays open while it is written, and stays the caller's.
+	Plan func(ctx context.Context, src block.Device, o CreateOptions) (*segment.Plan, error)
+
+	// PlanStream does the same for a source of which the size may be known only at the end. A plan of a stream is written once.
+	PlanStream func(ctx context.Context, src block.Stream, o CreateOptions) (*segment.Plan, error)
+
+	// Options is a pointer to a struct that holds the defaults of what users may set, or nil. See ParseOptions.
+	Options any
+}
+
+// OpenOptions are what Open and Decode may use. The zero value opens for reading, refuses every reference and uses small defaults.
+type OpenOptions struct {
+	Name    string            // of the file, as the user gave it; what references are relative to. "" where there is none
+	Values  map[string]string // the user's options; see ParseOptions
+	Write   bool              // the image will be written; a format that cannot returns block.ErrReadOnly
+	Gate    Gate              // asked before a reference is followed; nil denies
+	Log     *slog.Logger      // warnings about the image; see Logger
+	Memory  int64             // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
+	Workers int               // goroutines that may compute at a time; 0: as many as there are CPUs
+}
+
+// Logger returns o.Log, or a logger that drops everything.
+func (o OpenOptions) Logger() *slog.Logger {
+	if o.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Log
+}
+
+// CreateOptions are what Create, Plan and PlanStream may use. The bytes of the image depend on Size, Values, ModTime and the content only,
+// never on Workers or Memory.
+type CreateOptions struct {
+	Size    int64             // of the device inside the image, in bytes; Plan takes it from its source, PlanStream from here where the stream does not know: then -1 says that nobody does
+	Values  map[string]string // the user's options; see ParseOptions
+	ModTime time.Time         // what the format records as its time of making; the zero time: as little as the format allows
+	Memory  int64             // what the writing may hold in memory, in bytes; 0: the driver's default
+	Workers int               // goroutines that may compute at a time; 0: as many as there are CPUs
+}
+
+// Score says how sure a probe is. Scores between the named ones are legal.
+type Score int
+
+const (
+	// No: the bytes are not of this format.
+	No Score = 0
+	// Fallback: nothing speaks against it, as nothing ever does against raw.
+	Fallback Score = 1
+	// Weak: few bits speak for it, as in a magic number of two bytes.
+	Weak Score = 25
+	// Likely: a magic number of four bytes or more is right.
+	Likely Score = 50
+	// Certain: the magic number and the fields around it are right.
+	Certain Score = 100
+)
+
+// Registry is a list of drivers in the order in which they are asked. It is not changed once it is made.
+type Registry []Driver
+
+// Lookup returns the driver with this name or alias, or nil. Names are compared without regard to case.
+func (r Registry) Lookup(name string) *Driver {
+	for i := range r {
+		if strings.EqualFold(r[i].Name, name) || slices.ContainsFunc(r[i].Aliases, func(a string) bool { return strings.EqualFold(a, name) }) {
+			return &r[i]
+		}
+	}
+	return nil
+}
+
+// Probe returns the driver that is surest of what h shows, and how sure; the first in order wins ties. It returns nil and No where
+// none is. The caller asks h.Err afterwards: what could not be read was judged as missing.
+func (r Registry) Probe(h Head) (*Driver, Score) {
+	var best *Driver
+	score := No
+	for i := range r {
+		if r[i].Probe == nil {
+			continue
+		}
+		if s := r[i].Probe(h); s > score {
+			best, score = &r[i], s
+		}
+	}
+	return best, score
+}
+
+// ForFile returns the driver that has the ending of a file name, or nil: the format that a user most likely wants to write there.
+func (r Registry) ForFile(name string) *Driver {
+	ext := strings.ToLower(filepath.Ext(name))
+	for i := range r {
+		if slices.Contains(r[i].Extensions, ext) {
+			return &r[i]
+		}
+	}
+	return nil
+}
+
+// Names returns the drivers' names in order, without aliases.
+func (r Registry) Names() []string {
+	names := make([]string, len(r))
+	for i := range r {
+		names[i] = r[i].Name
+	}
+	return names
+}
+
+// Check returns what is wrong with the registry itself: a driver without a name, a name or an alias given twice. Tests call it.
+func (r Registry) Check() error {
+	seen := map[string]string{}
+	for _, d := range r {
+		if d.Name == "" {
+			return errors.New("a driver has no name")
+		}
+		for _, n := range append([]string{d.Name}, d.Aliases...) {
+			n = strings.ToLower(n)
+			if other, twice := seen[n]; twice {
+				return fmt.Errorf("drivers %s and %s are both called %q", other, d.Name, n)
+			}
+			seen[n] = d.Name
+		}
+		if d.Options != nil {
+			if _, err := ParseOptions(d.Options, nil); err != nil {
+				return fmt.Errorf("driver %s: %w", d.Name, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,30 @@
+package formats
+
+import (
+	"context"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+// Store is the place where a new image is made. Most images are one file; some are more: a descriptor and extents, an image and its data
+// file. None of them has its name before all are done.
+//
+// A store is used by one goroutine at a time, and ends with Commit or Abort.
+type Store interface {
+	// Name returns the name that the image will have, without folders; names of further files are made from it. It is "" where the
+	// image has none: a block device.
+	Name() string
+
+	// Create makes a file of the image, empty and open for reading and writing; its Resize works. An empty name stands for the image
+	// itself and is asked for first; others are names in the same folder, without separators. Where the target cannot have further
+	// files (a block device), it returns errors.ErrUnsupported; there the device has its size already.
+	//
+	// The store owns the device: its Close does nothing until Commit or Abort.
+	Create(ctx context.Context, name string) (block.Device, error)
+
+	// Commit closes the files and gives them their names. Where that fails, it leaves none of them behind and returns the error.
+	Commit(ctx context.Context) error
+
+	// Abort closes the files and removes them. After Commit it does nothing, so that it can be deferred.
+	Abort() error
+}
