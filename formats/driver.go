@@ -40,8 +40,9 @@ type Driver struct {
 	// The stream returns io.EOF only once the checksums of the format have been right.
 	Decode func(ctx context.Context, r io.Reader, o OpenOptions) (block.Stream, error)
 
-	// Create makes an image of o.Size bytes, all zero, in files of s. Closing the device writes what the format still keeps in memory,
-	// but neither commits nor aborts s: the caller does, after Close.
+	// Create makes an image of o.Size bytes in files of s. It reads as zero, except where the store gave the format a place that held
+	// bytes before and the format keeps them, as raw does. Closing the device writes what the format still keeps in memory, but neither
+	// commits nor aborts s: the caller does, after Close.
 	Create func(ctx context.Context, s Store, o CreateOptions) (block.Device, error)
 
 	// Plan returns an image of what src holds, to be written by segment.Write. src stays open while it is written, and stays the caller's.
@@ -50,7 +51,8 @@ type Driver struct {
 	// PlanStream does the same for a source of which the size may be known only at the end. A plan of a stream is written once.
 	PlanStream func(ctx context.Context, src block.Stream, o CreateOptions) (*segment.Plan, error)
 
-	// Options is a pointer to a struct that holds the defaults of what users may set, or nil. See ParseOptions.
+	// Options is a pointer to a struct that holds the defaults of what users may set, or nil. See ParseOptions. In a chain, an argument
+	// without a name (ova=disk1.vmdk) is the first of them.
 	Options any
 }
 

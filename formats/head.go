@@ -44,7 +44,9 @@ func (h Head) Size() int64 { return h.size }
 func (h Head) First() []byte { return h.first }
 
 // HasPrefix reports whether the image starts with magic.
-func (h Head) HasPrefix(magic string) bool { return strings.HasPrefix(string(h.first[:min(len(magic), len(h.first))]), magic) }
+func (h Head) HasPrefix(magic string) bool {
+	return strings.HasPrefix(string(h.first[:min(len(magic), len(h.first))]), magic)
+}
 
 // At returns the n bytes at off, or nil where the image does not have all of them, they cannot be read, or n is more than HeadSize.
 // The bytes must not be changed.

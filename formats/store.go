@@ -15,11 +15,11 @@ type Store interface {
 	// image has none: a block device.
 	Name() string
 
-	// Create makes a file of the image, empty and open for reading and writing; its Resize works. An empty name stands for the image
-	// itself and is asked for first; others are names in the same folder, without separators. Where the target cannot have further
-	// files (a block device), it returns errors.ErrUnsupported; there the device has its size already.
+	// Create makes a file of the image and opens it for reading and writing. An empty name stands for the image itself; others are names
+	// in the same folder, without separators, and errors.ErrUnsupported is returned where the target can not have further files.
+	// A new file is empty and Caps.Resize is set. A target that exists already (a block device) keeps its size and its bytes.
 	//
-	// The store owns the device: its Close does nothing until Commit or Abort.
+	// The store owns the device: Close of it does nothing, Commit and Abort close it.
 	Create(ctx context.Context, name string) (block.Device, error)
 
 	// Commit closes the files and gives them their names. Where that fails, it leaves none of them behind and returns the error.

@@ -1,0 +1,124 @@
+// Package raw is the format of an image that is nothing but its bytes: the byte at offset x of the disk is the byte at offset x of the
+// file, and the file is as long as the disk. There is nothing to recognise it by, so it is what is left when no other format is found.
+package raw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+)
+
+// Name is the name of the driver.
+const Name = "raw"
+
+// Driver returns the driver. It has no options.
+func Driver() formats.Driver {
+	return formats.Driver{
+		Name:       Name,
+		Doc:        "the bytes of the disk and nothing else",
+		Extensions: []string{".raw", ".img", ".dd"},
+		Probe:      func(formats.Head) formats.Score { return formats.Fallback },
+		Open:       open,
+		Decode:     decode,
+		Create:     create,
+	}
+}
+
+// device is a block device of which only the name of the format is changed.
+type device struct{ block.Filter }
+
+func (d *device) Info() block.Info {
+	i := d.Filter.Info()
+	i.Format = Name
+	return i
+}
+
+func open(_ context.Context, dev block.Device, o formats.OpenOptions) (block.Device, error) {
+	if err := refuseOptions(o.Values); err != nil {
+		return nil, err
+	}
+	if o.Write && !dev.Info().Caps.Write {
+		return nil, block.ErrReadOnly
+	}
+	return &device{block.Filter{Device: dev}}, nil
+}
+
+func create(ctx context.Context, s formats.Store, o formats.CreateOptions) (block.Device, error) {
+	if err := refuseOptions(o.Values); err != nil {
+		return nil, err
+	}
+	if o.Size < 0 {
+		return nil, errors.New("the size of the image is not known, and raw needs it before the first byte")
+	}
+	dev, err := s.Create(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	if !dev.Info().Caps.Resize {
+		if dev.Size() < o.Size {
+			return nil, fmt.Errorf("the target has %d bytes, the image %d", dev.Size(), o.Size)
+		}
+		w, err := block.NewWindow(dev, 0, o.Size)
+		if err != nil {
+			return nil, err
+		}
+		return &device{block.Filter{Device: w}}, nil
+	}
+	if err := dev.Resize(ctx, o.Size); err != nil {
+		return nil, err
+	}
+	return &device{block.Filter{Device: dev}}, nil
+}
+
+func refuseOptions(values map[string]string) error {
+	_, err := formats.ParseOptions[any](nil, values)
+	return err
+}
+
+// runSize is how much a stream reads at a time, in bytes: the unit in which it finds zeros. It suits a pipe, which holds as much.
+const runSize = 64 << 10
+
+func decode(_ context.Context, r io.Reader, o formats.OpenOptions) (block.Stream, error) {
+	if err := refuseOptions(o.Values); err != nil {
+		return nil, err
+	}
+	return &stream{r: r, buf: make([]byte, runSize)}, nil
+}
+
+// stream is a raw image that is read from a pipe. Blocks of zeros become zero runs, because a pipe cannot say where its holes are.
+type stream struct {
+	r   io.Reader
+	buf []byte
+	err error // what every further Next returns
+}
+
+// Size is not known: a pipe does not say.
+func (s *stream) Size() (int64, bool) { return 0, false }
+
+func (s *stream) Next(ctx context.Context) (block.Run, error) {
+	if s.err != nil {
+		return block.Run{}, s.err
+	}
+	if err := ctx.Err(); err != nil {
+		return block.Run{}, err
+	}
+	n, err := io.ReadFull(s.r, s.buf)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	s.err = err
+	switch {
+	case n == 0:
+		return block.Run{}, err
+	case block.IsZero(s.buf[:n]):
+		return block.Run{Len: int64(n), Zero: true}, nil
+	}
+	return block.Run{Len: int64(n), Data: s.buf[:n]}, nil
+}
+
+// Close implements block.Stream.
+func (s *stream) Close() error { return nil }
