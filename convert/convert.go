@@ -1,0 +1,128 @@
+// Package convert is the copy engine: it moves the content of one block device to another, to a pipe, or compares two.
+//
+// [Copy] is what to use first. [CopyStream] takes a source that goes one way only, [WriteTo] a target that does, and [Compare]
+// reads two devices and says where they first differ.
+//
+// The engine is driven by extents: what a source knows to be zero is never read, and what a new target has as zero already is never
+// written. The rest is cut into requests, which workers read, look through for zeros, and write.
+//
+// All functions stop soon after the context ends, leave no goroutine behind, and name the byte offset in their errors.
+// They neither flush nor close what they are given.
+package convert
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+const (
+	// DefaultZeroGranule is the ZeroGranule that the command line uses: the block size of most file systems, below
+	// which a hole saves nothing.
+	DefaultZeroGranule = 4 << 10
+	// DefaultMemory is the memory budget where none is given, in bytes.
+	DefaultMemory = 256 << 20
+	// DefaultRequest is the longest request where none is given, in bytes. What is read should still be in the processor's
+	// cache when it is looked through and written; longer requests are slower over plain files for that reason.
+	DefaultRequest = 512 << 10
+
+	maxWorkers = 16      // by default: past it the target's lock is what everybody waits for
+	minRequest = 4 << 10 // what a small memory budget can shrink requests to
+)
+
+// Options say how to copy. The zero value copies with all processors, and finds no zeros in data.
+type Options struct {
+	// Workers is how many requests are in flight; 0 means one for each processor, at most 16.
+	Workers int
+	// Request is the longest request in bytes; 0 means DefaultRequest.
+	Request int64
+	// Memory bounds all buffers together, in bytes; 0 means DefaultMemory. Requests are made shorter, and then workers fewer, to keep it.
+	Memory int64
+
+	// ZeroGranule is the shortest run of zeros inside data that becomes a hole, in bytes. With 0 nothing is looked for, and
+	// the target is allocated everywhere, the source's holes included.
+	ZeroGranule int64
+	// TargetIsZero says that the target reads as zero everywhere before the copy, as a new file does, so that zeros need not be written.
+	TargetIsZero bool
+
+	// Kernel lets the kernel move bytes where both sides lie plain in files.
+	Kernel Kernel
+
+	// Progress is told how many bytes have been dealt with, and of how many; total is 0 where that is not known. Calls come one
+	// at a time, from any goroutine, and done never falls.
+	Progress func(done, total int64)
+}
+
+// Kernel holds the operating system's calls that move bytes between files; package source/file has them. A nil field is not used.
+type Kernel struct {
+	// Reflink makes dst share all of src's blocks, or returns an error and changes nothing.
+	Reflink func(dst, src *os.File) error
+	// CopyRange copies n bytes and returns how many it did copy. It returns errors.ErrUnsupported where it cannot.
+	CopyRange func(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64, error)
+}
+
+// Stats says what a copy has done. All are bytes; Read, Zero, Moved and Cloned together cover Size.
+type Stats struct {
+	Size   int64 // of the source
+	Read   int64 // read from the source as data
+	Zero   int64 // known as zero without reading
+	Moved  int64 // moved by Kernel.CopyRange
+	Cloned int64 // shared by Kernel.Reflink
+
+	Found int64 // of Read: found to be zero
+}
+
+// limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers.
+func (o Options) limits(buffersPerWorker int64) (workers int, request int64) {
+	workers, request = o.Workers, o.Request
+	if workers <= 0 {
+		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
+	}
+	if request <= 0 {
+		request = DefaultRequest
+	}
+	memory := o.Memory
+	if memory <= 0 {
+		memory = DefaultMemory
+	}
+	for request > minRequest && request > memory/buffersPerWorker/int64(workers) {
+		request /= 2
+	}
+	workers = int(max(1, min(int64(workers), memory/buffersPerWorker/request)))
+	return workers, request
+}
+
+// unit returns in which steps data is searched for zeros: a power of two, at most ZeroGranule unless the target's blocks are longer.
+func (o Options) unit(target block.Info) int64 {
+	u := int64(4 << 10)
+	for u > 1 && u > o.ZeroGranule {
+		u /= 2
+	}
+	return max(u, target.MinBlock)
+}
+
+// progress adds up what workers report.
+type progress struct {
+	mu    sync.Mutex
+	done  int64
+	total int64
+	tell  func(done, total int64)
+	stats Stats
+}
+
+// add counts n bytes, and changes the statistics.
+func (p *progress) add(n int64, change func(*Stats)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	change(&p.stats)
+	if p.tell != nil {
+		p.tell(p.done, p.total)
+	}
+}
+
+func readError(off int64, err error) error  { return fmt.Errorf("read at byte %d: %w", off, err) }
+func writeError(off int64, err error) error { return fmt.Errorf("write at byte %d: %w", off, err) }

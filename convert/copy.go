@@ -1,0 +1,252 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+// Copy makes the first src.Size() bytes of dst equal to src; what dst holds after them stays. A dst that is too short is resized where
+// it can be, and otherwise refused with a *block.RangeError before anything is written. After an error dst holds old or new bytes.
+//
+// Where both sides are whole plain files and the file system can share blocks, it is asked to. Otherwise data is read, searched for
+// zeros and written. Kernel.CopyRange is used only where no zeros are looked for: it cannot find them, and moving the
+// bytes is not where it wins. A 6 GiB file with 1.5 GB of data, 5 % of them zeros, took 0.40 s by reading and writing
+// with two workers and 0.39 s by copy_file_range, which left the zeros allocated.
+func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) {
+	size := src.Size()
+	if err := makeRoom(ctx, dst, size); err != nil {
+		return Stats{}, err
+	}
+	if cloned, err := reflink(ctx, src, dst, o); err != nil || cloned {
+		return Stats{Size: size, Cloned: size}, err
+	}
+	workers, request := o.limits(1)
+	c := newCopier(dst, o, size)
+	c.stats.Size = size
+
+	g, ctx := errgroup.WithContext(ctx)
+	queue := make(chan task)
+	g.Go(func() error {
+		defer close(queue)
+		for t, err := range tasks(ranges(ctx, src), request) {
+			if err != nil {
+				return err
+			}
+			select {
+			case queue <- t:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range workers {
+		g.Go(func() error {
+			var buf []byte
+			for t := range queue {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if t.kind != 0 && buf == nil {
+					buf = make([]byte, request)
+				}
+				if err := c.copy(ctx, src, t, buf); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	return c.stats, err
+}
+
+// makeRoom makes dst at least size bytes long.
+func makeRoom(ctx context.Context, dst block.Device, size int64) error {
+	caps := dst.Info().Caps
+	if !caps.Write {
+		return fmt.Errorf("write: %w", block.ErrReadOnly)
+	}
+	if dst.Size() >= size || caps.Grow && !caps.Resize {
+		return nil
+	}
+	if caps.Resize {
+		return dst.Resize(ctx, size)
+	}
+	return fmt.Errorf("the target is too small: %w", block.CheckRange(0, size, dst.Size()))
+}
+
+// copier writes what was read to the target.
+type copier struct {
+	progress
+	dst  block.Device
+	file *os.File // of dst, where its bytes lie plain in one and the kernel may write into it
+	o    Options
+	unit int64
+}
+
+func newCopier(dst block.Device, o Options, total int64) *copier {
+	c := &copier{dst: dst, o: o, unit: o.unit(dst.Info())}
+	c.total, c.tell = total, o.Progress
+	if o.ZeroGranule <= 0 && o.Kernel.CopyRange != nil {
+		c.file = plainFile(dst)
+	}
+	return c
+}
+
+// plainFile returns the file behind a device that is nothing but a file.
+func plainFile(d block.Device) *os.File {
+	f, ok := block.As[interface{ File() *os.File }](d)
+	if !ok {
+		return nil
+	}
+	return f.File()
+}
+
+// copy deals with one task. buf has room for a request.
+func (c *copier) copy(ctx context.Context, src block.Device, t task, buf []byte) error {
+	if t.kind == 0 {
+		if err := c.zero(ctx, t.off, t.n); err != nil {
+			return err
+		}
+		c.add(t.n, func(s *Stats) { s.Zero += t.n })
+		return nil
+	}
+	if moved, err := c.move(ctx, src, t); err != nil || moved {
+		return err
+	}
+	p := buf[:t.n]
+	if err := src.Read(ctx, p, t.off); err != nil {
+		return readError(t.off, err)
+	}
+	return c.store(ctx, p, t.off)
+}
+
+// store writes p to off of the target, its zeros as zeros, and counts it.
+func (c *copier) store(ctx context.Context, p []byte, off int64) error {
+	var found int64
+	err := split(p, off, c.unit, c.o.ZeroGranule, func(i, j int64, zero bool) error {
+		if zero {
+			found += j - i
+			return c.zero(ctx, off+i, j-i)
+		}
+		if err := c.dst.Write(ctx, p[i:j], off+i, 0); err != nil {
+			return writeError(off+i, err)
+		}
+		return nil
+	})
+	if err == nil {
+		c.add(int64(len(p)), func(s *Stats) { s.Read, s.Found = s.Read+int64(len(p)), s.Found+found })
+	}
+	return err
+}
+
+// zero makes a range of the target zero.
+func (c *copier) zero(ctx context.Context, off, n int64) error {
+	var flags block.Flags
+	switch {
+	case c.o.ZeroGranule <= 0:
+		flags = block.NoHole
+	case c.o.TargetIsZero:
+		return nil
+	}
+	if err := c.dst.Zero(ctx, off, n, flags); err != nil {
+		return writeError(off, err)
+	}
+	return nil
+}
+
+// split cuts p, which lies at off, into data and the runs of zeros that are at least granule long, and calls emit for each piece
+// p[i:j] in order. Runs begin and end at multiples of unit, or at an end of p; a p of nothing but zeros is one run at any length.
+func split(p []byte, off, unit, granule int64, emit func(i, j int64, zero bool) error) error {
+	n := int64(len(p))
+	if granule <= 0 {
+		return emit(0, n, false)
+	}
+	data, i := int64(0), int64(0) // p[data:i] is data that has not been emitted
+	for i < n {
+		run := i
+		for i < n {
+			next := min(n, i+unit-(off+i)%unit)
+			if !block.IsZero(p[i:next]) {
+				break
+			}
+			i = next
+		}
+		if i-run >= granule || i-run == n {
+			if data < run {
+				if err := emit(data, run, false); err != nil {
+					return err
+				}
+			}
+			if err := emit(run, i, true); err != nil {
+				return err
+			}
+			data = i
+		}
+		if i < n { // the unit at i is data
+			i = min(n, i+unit-(off+i)%unit)
+		}
+	}
+	if data < n {
+		return emit(data, n, false)
+	}
+	return nil
+}
+
+// reflink shares all blocks of src with a new dst, where both are whole files and the file system can.
+func reflink(ctx context.Context, src, dst block.Device, o Options) (bool, error) {
+	size := src.Size()
+	if o.Kernel.Reflink == nil || !o.TargetIsZero || dst.Size() != size || o.ZeroGranule <= 0 {
+		return false, nil
+	}
+	to := plainFile(dst)
+	if to == nil {
+		return false, nil
+	}
+	r, release, ok := block.Pin(ctx, src, 0, size)
+	if !ok {
+		return false, nil
+	}
+	defer release()
+	if fi, err := r.File.Stat(); err != nil || r.Off != 0 || r.Len != size || fi.Size() != size {
+		return false, nil
+	}
+	if err := o.Kernel.Reflink(to, r.File); err != nil {
+		return false, ctx.Err() // the copy will do, and meets any real trouble again
+	}
+	if o.Progress != nil {
+		o.Progress(size, size)
+	}
+	return true, nil
+}
+
+// move lets the kernel copy a task. It reports false, with nothing counted, where the kernel cannot.
+func (c *copier) move(ctx context.Context, src block.Device, t task) (bool, error) {
+	if c.file == nil {
+		return false, nil
+	}
+	for off, end := t.off, t.off+t.n; off < end; {
+		r, release, ok := block.Pin(ctx, src, off, end-off)
+		if !ok {
+			return false, nil
+		}
+		n, err := c.o.Kernel.CopyRange(c.file, off, r.File, r.Off, min(r.Len, end-off))
+		release()
+		switch {
+		case errors.Is(err, errors.ErrUnsupported), err == nil && n <= 0:
+			return false, nil
+		case err != nil:
+			return false, writeError(off, err)
+		}
+		off += n
+	}
+	c.add(t.n, func(s *Stats) { s.Moved += t.n })
+	return true, nil
+}
