@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/imgtool/imgtool/internal/sizes"
 )
 
 // OptionDoc describes one option of a format, for help and manual.
@@ -125,7 +127,7 @@ func (f optionField) set(text string) error {
 		}
 		f.v.SetInt(int64(n))
 	case reflect.Int64:
-		n, err := strconv.ParseInt(text, 10, 64)
+		n, err := sizes.ParseSize(text)
 		if err != nil {
 			return err
 		}

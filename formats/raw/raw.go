@@ -106,14 +106,15 @@ func (s *stream) Next(ctx context.Context) (block.Run, error) {
 	if err := ctx.Err(); err != nil {
 		return block.Run{}, err
 	}
-	n, err := io.ReadFull(s.r, s.buf)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
+	n := 0
+	for n < len(s.buf) && s.err == nil { // not io.ReadFull, which cannot tell the end from a reader's own io.ErrUnexpectedEOF
+		var k int
+		k, s.err = s.r.Read(s.buf[n:])
+		n += k
 	}
-	s.err = err
 	switch {
 	case n == 0:
-		return block.Run{}, err
+		return block.Run{}, s.err
 	case block.IsZero(s.buf[:n]):
 		return block.Run{Len: int64(n), Zero: true}, nil
 	}
