@@ -1,0 +1,258 @@
+package gzipmod
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/internal/crcmath"
+)
+
+// Repaired says what Repair did.
+type Repaired struct {
+	Marked bool // there was a mark
+	Blocks int  // stored blocks that were read again
+	Bytes  int64
+	Wrong  int // how many of them differ from what they were before the interrupted change
+}
+
+// Repair puts the checksums of file right after a change was interrupted: it reads what the mark names and nothing else, writes index and
+// trailer, and removes the mark. The content stays as the interruption left it: of every sector the old or the new bytes. The file must be
+// locked against other writers. Interrupted itself, it can be run again.
+func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
+	var done Repaired
+	p, err := m.Load(ctx)
+	if err != nil || p == nil {
+		return done, err
+	}
+	done.Marked = true
+	j := parseJournal(p)
+	if j == nil { // the crash came before the first change
+		if err := checkWhole(ctx, file); err != nil {
+			return done, fmt.Errorf("the mark is not whole, so that no change had begun, but %w", err)
+		}
+		return done, m.Clear(ctx)
+	}
+	l, err := j.base(ctx, file)
+	if err != nil {
+		return done, err
+	}
+	if l.Complete {
+		if err := done.rehash(ctx, file, l, j.records); err != nil {
+			return done, err
+		}
+		trailer := binary.LittleEndian.AppendUint32(nil, l.CRC())
+		if err := file.Write(ctx, trailer, l.FileSize-8, 0); err != nil {
+			return done, err
+		}
+	}
+	if err := file.Write(ctx, l.marshalIndex(), indexOff, 0); err != nil {
+		return done, err
+	}
+	if err := file.Flush(ctx); err != nil {
+		return done, err
+	}
+	return done, m.Clear(ctx)
+}
+
+// checkWhole checks that index and trailer agree.
+func checkWhole(ctx context.Context, file block.Device) error {
+	l, err := ReadLayout(ctx, file)
+	if err != nil || !l.Complete {
+		return err
+	}
+	return checkTail(ctx, file, l)
+}
+
+// base returns the layout as it was before the change, if the journal belongs to this file.
+func (j *journal) base(ctx context.Context, file block.Device) (*Layout, error) {
+	foreign := func(why string) error {
+		return block.WithHint(fmt.Errorf("the mark does not belong to this file: %s", why),
+			"if the file was replaced after the interruption, remove the mark beside it")
+	}
+	l, err := parseHeader(j.header)
+	if err != nil {
+		return nil, foreign(err.Error())
+	}
+	now := make([]byte, len(j.header))
+	if l.Complete && (j.fileSize != l.FileSize || file.Size() < l.FileSize) || file.Size() < int64(len(now)) {
+		return nil, foreign(fmt.Sprintf("it is for %d bytes, the file has %d", j.fileSize, file.Size()))
+	}
+	if err := file.Read(ctx, now, 0); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(l.unsummed(now), l.unsummed(j.header)) {
+		return nil, foreign("their headers differ in more than checksums")
+	}
+	return l, nil
+}
+
+// unsummed returns a copy of a header without the fields that a change or Rebuild writes.
+func (l *Layout) unsummed(header []byte) []byte {
+	p := bytes.Clone(header)
+	index := p[indexOff:]
+	clear(index[atCRC : atCRC+4])
+	regions := index[fixedLen : fixedLen+len(l.Regions)*regionLen]
+	if !l.Complete {
+		index[atState] = 0
+		clear(index[atFileSize : atFileSize+8])
+		clear(index[fixedLen+len(regions):])
+	}
+	for ; len(regions) > 0; regions = regions[regionLen:] {
+		clear(regions[regionCRC:regionLen])
+		if !l.Complete {
+			clear(regions[8:regionCRC])
+		}
+	}
+	return p
+}
+
+// rehash changes the CRCs of the layout's regions by what became of the blocks that the records name.
+func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, records []record) error {
+	seen := make(map[blockID]bool, len(records))
+	buf := make([]byte, StoredLen)
+	for _, rec := range records {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		id, at := blockID{int(rec.region), int(rec.block)}, int64(rec.block)*StoredLen
+		if id.region >= len(l.Regions) || l.Regions[id.region].Kind != Kept || at >= l.Regions[id.region].Len {
+			return fmt.Errorf("the mark names block %d of region %d, which is not in a kept range", rec.block, rec.region)
+		}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		r := &l.Regions[id.region]
+		p := buf[:min(StoredLen, r.Len-at)]
+		if err := file.Read(ctx, p, r.storedOff(at)); err != nil {
+			return err
+		}
+		if delta := crc32.ChecksumIEEE(p) ^ rec.crc; delta != 0 {
+			d.Wrong++
+			r.CRC ^= crcmath.Across(r.Len - at - int64(len(p))).Shift(delta)
+		}
+		d.Blocks++
+		d.Bytes += int64(len(p))
+	}
+	return nil
+}
+
+// Rebuild fills in the index of a file that was written to a pipe: it decodes the stream from front to back, finds every chunk, checks the
+// trailer, and writes the index in place. The mark covers the write. It returns nil where the index is complete already.
+func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done, total int64)) error {
+	dirty, err := marked(ctx, m)
+	if err != nil {
+		return err
+	}
+	if dirty {
+		return ErrDirty
+	}
+	l, header, err := readLayout(ctx, file)
+	if err != nil || l.Complete {
+		return err
+	}
+	s := scanner{file: file, layout: l, u: newUnpacker(), pos: l.headerLen}
+	for i := range l.Regions {
+		if err := s.region(ctx, &l.Regions[i]); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(l.Regions[i].End(), l.Size)
+		}
+	}
+	if err := l.place(); err != nil {
+		return err
+	}
+	l.Complete = true
+	if file.Size() < l.FileSize {
+		return block.Corrupt(indexFormat, "trailer", file.Size(), "%w", errTruncated)
+	}
+	if err := checkTail(ctx, file, l); err != nil {
+		return err
+	}
+	if err := m.Save(ctx, marshalBase(l.FileSize, header)); err != nil {
+		return err
+	}
+	if err := file.Write(ctx, l.marshalIndex(), indexOff, 0); err != nil {
+		return errors.Join(err, ErrDirty)
+	}
+	if err := file.Flush(ctx); err != nil {
+		return err
+	}
+	return m.Clear(ctx)
+}
+
+// scanner walks through the DEFLATE stream of a file whose regions are known and whose offsets are not.
+type scanner struct {
+	file   block.Device
+	layout *Layout
+	u      *unpacker
+	pos    int64
+	window []byte
+}
+
+func (s *scanner) region(ctx context.Context, r *Region) error {
+	r.FileOff = s.pos
+	switch r.Kind {
+	case Hole:
+		r.CRC = crcmath.Zeros(r.Len)
+		s.pos += zerosLen(r.Len)
+		return nil // Verify compares it; the trailer's CRC does not depend on how zeros are written
+	case Kept:
+		crc, err := readStored(ctx, s.file, *r, 0, r.Len)
+		r.CRC = crc
+		s.pos += storedFileLen(r.Len)
+		return err
+	}
+	for k := range s.layout.chunks(*r) {
+		_, n := s.layout.chunkRange(*r, k)
+		c, err := s.chunk(ctx, n)
+		if err != nil {
+			return block.Corrupt(indexFormat, fmt.Sprintf("chunk %d", r.chunk+k), s.pos, "%w", err)
+		}
+		s.layout.Chunks[r.chunk+k] = c
+		r.CRC = crcmath.Combine(r.CRC, c.CRC, n)
+		s.pos += int64(c.FileLen)
+	}
+	return nil
+}
+
+// chunk finds the end of the chunk of n bytes at pos.
+func (s *scanner) chunk(ctx context.Context, n int64) (Chunk, error) {
+	// What DEFLATE cannot shrink it stores: 5 bytes more per block of at least 16 KiB.
+	most := min(n+n>>11+1024, s.file.Size()-s.pos)
+	if most <= 0 {
+		return Chunk{}, errTruncated
+	}
+	if int64(cap(s.window)) < most {
+		s.window = make([]byte, most)
+	}
+	w, p := s.window[:most], s.u.scratch(n)
+	if err := s.file.Read(ctx, w, s.pos); err != nil {
+		return Chunk{}, err
+	}
+	used, err := s.u.consumed(p, w)
+	if err != nil {
+		return Chunk{}, err
+	}
+	// The decoder may stand a few bytes before or behind the end of the last symbol; the marker follows within a few more.
+	const slack = 16
+	for at := max(used-slack, 0); at < used+slack; at++ {
+		i := bytes.Index(w[at:min(at+slack, len(w))], []byte(chunkEnd))
+		if i < 0 {
+			continue
+		}
+		at += i
+		packed := s.u.room(at + len(chunkEnd))
+		copy(packed, w)
+		if s.u.unpack(p, packed) == nil {
+			return Chunk{FileLen: uint32(len(packed)), CRC: crc32.ChecksumIEEE(p)}, nil
+		}
+	}
+	return Chunk{}, errChunkEnd
+}

@@ -1,0 +1,169 @@
+package gzipmod
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"time"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/internal/crcmath"
+	"github.com/imgtool/imgtool/segment"
+)
+
+// storedBatch is how much of a kept range one worker turns into stored blocks at a time.
+const storedBatch = 16 * StoredLen
+
+// Plan returns the file as segments. They read src, which must not change, and fill in the layout; it is complete when the plan is
+// written. A layout is planned once.
+func (l *Layout) Plan(src block.Device, o Options) (*segment.Plan, error) {
+	level := o.Level
+	if level == 0 {
+		level = DefaultLevel
+	}
+	if level < 1 || level > 9 {
+		return nil, fmt.Errorf("compression level %d is not in 1 to 9", level)
+	}
+	w := &fileWriter{Layout: l, src: src, level: level}
+	header := l.marshalHeader(mtime(o.ModTime))
+	return &segment.Plan{
+		Work: l.Size,
+		Segments: func(yield func(segment.Segment, error) bool) {
+			if !yield(segment.Segment{Bytes: header}, nil) {
+				return
+			}
+			for i := range l.Regions {
+				if !w.region(i, yield) {
+					return
+				}
+			}
+			yield(segment.Segment{Late: w.tail}, nil)
+		},
+		Patches: func() ([]segment.Patch, error) {
+			return []segment.Patch{{Off: indexOff, Bytes: l.marshalIndex()}}, nil
+		},
+	}, nil
+}
+
+// mtime returns t for MTIME, 0 where it does not fit.
+func mtime(t time.Time) uint32 {
+	if s := t.Unix(); !t.IsZero() && s > 0 && s <= 1<<32-1 {
+		return uint32(s)
+	}
+	return 0
+}
+
+// BufferLen returns the most memory in bytes that a segment of the plan needs while it is filled.
+func (l *Layout) BufferLen() int64 { return 2 * l.ChunkSize }
+
+// fileWriter makes the segments of a file.
+type fileWriter struct {
+	*Layout
+	src     block.Device
+	level   int
+	packers sync.Pool
+}
+
+// region yields the segments of region i.
+func (w *fileWriter) region(i int, yield func(segment.Segment, error) bool) bool {
+	r := &w.Regions[i]
+	switch r.Kind {
+	case Hole:
+		r.CRC = crcmath.Zeros(r.Len)
+		z := encodeZeros(r.Len)
+		return (len(z.prefix) == 0 || yield(segment.Segment{Bytes: z.prefix}, nil)) &&
+			(z.middle == 0 || yield(segment.Segment{Zeros: z.middle}, nil)) &&
+			yield(segment.Segment{Bytes: z.suffix, Work: r.Len}, nil)
+	case Kept:
+		for off := r.Off; off < r.End(); off += storedBatch {
+			if !yield(w.stored(r, off, min(storedBatch, r.End()-off)), nil) {
+				return false
+			}
+		}
+		return true
+	}
+	for k := range w.chunks(*r) {
+		if !yield(w.chunk(r, k), nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// chunk returns the segment of chunk k of a Data region.
+func (w *fileWriter) chunk(r *Region, k int) segment.Segment {
+	c := &w.Chunks[r.chunk+k]
+	off, n := w.chunkRange(*r, k)
+	return segment.Segment{
+		Work: n,
+		Fill: func(ctx context.Context, buf []byte) ([]byte, error) {
+			pk, err := w.packer()
+			if err != nil {
+				return nil, err
+			}
+			defer w.packers.Put(pk)
+			p := pk.room(int(n))
+			if err := w.src.Read(ctx, p, off); err != nil {
+				return nil, err
+			}
+			c.CRC = crc32.ChecksumIEEE(p)
+			return pk.pack(buf, p)
+		},
+		Placed: func(_, fileLen int64) {
+			c.FileLen = uint32(fileLen)
+			r.CRC = crcmath.Combine(r.CRC, c.CRC, n)
+		},
+	}
+}
+
+func (w *fileWriter) packer() (*packer, error) {
+	if pk, ok := w.packers.Get().(*packer); ok {
+		return pk, nil
+	}
+	return newPacker(w.level)
+}
+
+// stored returns the segment of the stored blocks that hold n bytes from off of a kept region.
+func (w *fileWriter) stored(r *Region, off, n int64) segment.Segment {
+	var crc uint32
+	return segment.Segment{
+		Work: n,
+		Fill: func(ctx context.Context, buf []byte) ([]byte, error) {
+			for left := n; left > 0; {
+				k := min(left, StoredLen)
+				buf = appendStoredHeader(buf, int(k))
+				at := len(buf)
+				buf = append(buf, make([]byte, k)...)
+				if err := w.src.Read(ctx, buf[at:], off+n-left); err != nil {
+					return nil, err
+				}
+				crc = crc32.Update(crc, crc32.IEEETable, buf[at:])
+				left -= k
+			}
+			return buf, nil
+		},
+		Placed: func(int64, int64) { r.CRC = crcmath.Combine(r.CRC, crc, n) },
+	}
+}
+
+// appendStoredHeader appends the header of a stored block of n bytes that starts on a byte boundary and is not final.
+func appendStoredHeader(buf []byte, n int) []byte {
+	return append(buf, 0, byte(n), byte(n>>8), ^byte(n), ^byte(n>>8))
+}
+
+// tail completes the layout and returns what ends the file.
+func (w *fileWriter) tail() ([]byte, error) {
+	if err := w.place(); err != nil {
+		return nil, err
+	}
+	w.Complete = true
+	return marshalTail(w.CRC(), w.Size), nil
+}
+
+// marshalTail returns the final block, CRC32 and ISIZE.
+func marshalTail(crc uint32, size int64) []byte {
+	p := binary.LittleEndian.AppendUint32([]byte(finalBlock), crc)
+	return binary.LittleEndian.AppendUint32(p, uint32(size))
+}
