@@ -33,21 +33,21 @@ func TestMedianAndSpread(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	row := func(label string, wall time.Duration) row {
+	made := func(label string, wall time.Duration) row {
 		return row{program: program{label: label}, samples: []sample{{wall: wall, cpu: 2 * wall, size: 1000}}}
 	}
 	var b bytes.Buffer
 	printTable(&b, comparison{name: "raw to gz", note: "A note."},
-		[]row{row("ours", time.Second), row("theirs", 3*time.Second), {program: program{label: "other"}, failure: notInstalled}})
+		[]row{made("ours", time.Second), made("theirs", 30*time.Millisecond), {program: program{label: "other"}, failure: notInstalled}})
 	want := `
 ### raw to gz
 
 A note.
 
-| program | wall s | fastest to slowest | time of imgtool's | CPU s | RSS MiB | output bytes |
+| program | wall s | fastest to slowest | × imgtool | CPU s | RSS MiB | output bytes |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 | ours | 1.000 | 1.000 to 1.000 | 1.00 | 2.000 |  | 1000 |
-| theirs | 3.000 | 3.000 to 3.000 | 3.00 | 6.000 |  | 1000 |
+| theirs | 0.0300 | 0.0300 to 0.0300 | 0.03 | 0.0600 |  | 1000 |
 | other | not installed | | | | | |
 `
 	if b.String() != want {

@@ -20,7 +20,7 @@ func printMachine(w io.Writer, s settings) {
 		}
 		fmt.Fprintf(w, "- %s: %s\n", peer, version)
 	}
-	fmt.Fprintln(w, "\n\"Time of imgtool's\" is a program's time over imgtool's: 2.00 means that imgtool took half as long.")
+	fmt.Fprintln(w, "\n× imgtool is a program's time over imgtool's: 2.00 means that imgtool took half as long.")
 }
 
 // printTable prints a comparison as a Markdown table.
@@ -29,7 +29,7 @@ func printTable(w io.Writer, c comparison, rows []row) {
 	if c.note != "" {
 		fmt.Fprintf(w, "%s\n\n", c.note)
 	}
-	fmt.Fprintln(w, "| program | wall s | fastest to slowest | time of imgtool's | CPU s | RSS MiB | output bytes |")
+	fmt.Fprintln(w, "| program | wall s | fastest to slowest | × imgtool | CPU s | RSS MiB | output bytes |")
 	fmt.Fprintln(w, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
 	for _, r := range rows {
 		fmt.Fprintln(w, line(r, rows[0]))
@@ -53,9 +53,12 @@ func line(r, ours row) string {
 		resident(median(r.samples, func(s sample) int64 { return s.rss })), output(median(r.samples, func(s sample) int64 { return s.size })))
 }
 
-// seconds formats a time: to the millisecond below 10 s, and for longer ones to a tenth of a second.
+// seconds formats a time with three or four figures that mean something.
 func seconds(d time.Duration) string {
-	if d < 10*time.Second {
+	switch {
+	case d < 100*time.Millisecond:
+		return fmt.Sprintf("%.4f", d.Seconds())
+	case d < 10*time.Second:
 		return fmt.Sprintf("%.3f", d.Seconds())
 	}
 	return fmt.Sprintf("%.1f", d.Seconds())
