@@ -121,7 +121,7 @@ func (w *Window) Close() error { return w.dev.Close() }
 // no Write, so that a layer which forgets one does not compile, and nothing else that it provides lets the lower device's bytes
 // through: the whole device is one run of data, nothing can be pinned, Zero writes zeros through Outer, Discard does nothing.
 //
-// A layer sets Outer to itself.
+// A layer sets Outer to itself. Its Write must check the range against Size, because the lower device may grow and the layer does not.
 type Transform struct {
 	Lower Device
 	Outer interface {
@@ -142,32 +142,42 @@ func (t Transform) Size() int64 { return t.Lower.Size() }
 
 // Zero writes zeros through the layer.
 func (t Transform) Zero(ctx context.Context, off, n int64, f Flags) error {
-	if f&Fast != 0 {
-		return errors.ErrUnsupported
-	}
 	if err := CheckRange(off, n, t.Lower.Size()); err != nil {
 		return err
+	}
+	if !t.Lower.Info().Caps.Write {
+		return ErrReadOnly
+	}
+	if err := t.alive(ctx); err != nil {
+		return err
+	}
+	if f&Fast != 0 {
+		return errors.ErrUnsupported
 	}
 	return WriteZeros(ctx, t.Outer, off, n, f)
 }
 
 // Discard checks the range and does nothing: what a discarded range would read as is not the layer's to promise.
-func (t Transform) Discard(_ context.Context, off, n int64) error {
+func (t Transform) Discard(ctx context.Context, off, n int64) error {
 	if !t.Lower.Info().Caps.Write {
 		return ErrReadOnly
 	}
-	return CheckRange(off, n, t.Lower.Size())
+	if err := CheckRange(off, n, t.Lower.Size()); err != nil {
+		return err
+	}
+	return t.alive(ctx)
 }
 
+// alive returns os.ErrClosed where the lower device is closed, by asking it for nothing.
+func (t Transform) alive(ctx context.Context) error { return t.Lower.Prefetch(ctx, 0, 0) }
+
 // Extents describes the range as data.
-func (t Transform) Extents(_ context.Context, m Map, off, n int64, buf []Extent) ([]Extent, error) {
-	if m != (Map{}) {
-		return buf, errors.ErrUnsupported
+func (t Transform) Extents(ctx context.Context, m Map, off, n int64, buf []Extent) ([]Extent, error) {
+	err := CheckRange(off, n, t.Lower.Size())
+	if err == nil {
+		err = t.alive(ctx)
 	}
-	if err := CheckRange(off, n, t.Lower.Size()); err != nil || n == 0 {
-		return buf, err
-	}
-	return append(buf, Extent{Off: off, Len: n, Flags: ExtAlloc | ExtPacked}), nil
+	return oneExtent(err, m, Extent{Off: off, Len: n, Flags: ExtAlloc | ExtPacked}, buf)
 }
 
 // Prefetch implements Device.
@@ -184,7 +194,7 @@ func (t Transform) Flush(ctx context.Context) error { return t.Lower.Flush(ctx) 
 // Close closes the lower device.
 func (t Transform) Close() error { return t.Lower.Close() }
 
-// ReadOnly is embedded by devices that can only be read: it refuses every change.
+// ReadOnly is embedded by devices that can only be read: it refuses every change, before and after Close.
 type ReadOnly struct{}
 
 // Write returns ErrReadOnly.

@@ -40,7 +40,10 @@ func RoundUp(x, unit int64) (int64, bool) {
 
 // Clip returns the part of e inside [off, off+n), and whether there is any.
 func (e Extent) Clip(off, n int64) (Extent, bool) {
-	end := min(e.End(), off+n)
+	end := e.End()
+	if n < end-off { // so compared, off+n cannot overflow
+		end = off + n
+	}
 	if e.Off < off {
 		if e.Node != "" {
 			e.NodeOff += off - e.Off
