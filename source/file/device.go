@@ -173,14 +173,16 @@ func (d *Device) Write(ctx context.Context, p []byte, off int64, f block.Flags) 
 
 // put writes all of p at off.
 func (d *Device) put(p []byte, off int64) error {
-	n, err := d.f.WriteAt(p, off)
-	if n > 0 {
-		d.grown(off + int64(n))
+	_, err := d.f.WriteAt(p, off)
+	if err == nil {
+		d.grown(off + int64(len(p)))
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("write at byte %d: %w", off+int64(n), bare(err))
+	// A part may have been written, and have made the file longer. WriteAt does not tell.
+	if info, statErr := d.f.Stat(); statErr == nil && !d.disk {
+		d.grown(info.Size())
 	}
-	return nil
+	return fmt.Errorf("write %d bytes at byte %d: %w", len(p), off, bare(err))
 }
 
 // Prefetch implements block.Device.
