@@ -32,12 +32,13 @@ type Driver struct {
 	Probe func(h Head) Score
 
 	// Open returns the image in dev as a device, and owns dev from then on: closing the image closes it. Where it returns an error,
-	// dev still belongs to the caller. It returns block.ErrNotFormat where dev holds something else and a *block.CorruptError where the
-	// image is damaged.
+	// dev still belongs to the caller. It returns block.ErrNotFormat where dev holds something else, a *block.CorruptError where the
+	// image is damaged, and errors.ErrUnsupported where this image can only be read from front to back, by Decode.
 	Open func(ctx context.Context, dev block.Device, o OpenOptions) (block.Device, error)
 
-	// Decode returns the image that is read from r, from front to back. Closing the stream does not close r.
-	// The stream returns io.EOF only once the checksums of the format have been right.
+	// Decode returns the image that is read from r, from front to back. Closing the stream does not close r, and ends whatever still reads
+	// from it. The stream returns io.EOF only once the checksums of the format have been right and r is at its end, so that the checksums
+	// of what r comes out of have been right too.
 	Decode func(ctx context.Context, r io.Reader, o OpenOptions) (block.Stream, error)
 
 	// Create makes an image of o.Size bytes in files of s. It reads as zero, except where the store gave the format a place that held

@@ -1,0 +1,264 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/term"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/source/file"
+)
+
+// CreateOptions say how to make a target. The zero value replaces files, and writes without syncing.
+type CreateOptions struct {
+	InPlace   bool     // write into the file that exists, which keeps its size and what is not overwritten
+	Sync      bool     // what is committed is durable; changes in place always are
+	AllowBusy bool     // write even a disk that is mounted or held
+	NoLock    bool     // neither take locks nor look at those of others
+	Stdout    *os.File // what - stands for; nil: os.Stdout
+}
+
+// Target is where a new image goes: a formats.Store, or a writer where bytes can go one way only. It is used by one goroutine at a time and
+// ends with Commit or Abort; nothing is named before Commit.
+type Target struct {
+	// Writer is set where the target is a pipe, a FIFO or standard output; then Device is nil.
+	Writer io.Writer
+	// Device is the file of the image, or the disk. Close of it does nothing: Commit and Abort do.
+	Device block.Device
+	// InPlace says that the target existed before and holds old bytes, which have to be overwritten, zeros too. Its size is fixed.
+	InPlace bool
+
+	path  string
+	name  naming
+	o     CreateOptions
+	base  string
+	first bool            // Device has been given out by Create
+	files []*file.Pending // the image's own first; none in place
+	names []string        // of all but the first
+	disk  block.Device    // in place: what Device is, with its own Close
+	pipe  io.Closer       // what Writer writes to; nil for standard output
+	done  bool
+}
+
+// Create opens the target that text names: a path, which may be a disk or a FIFO, the URL of one, or -. What exists as a file is replaced when the
+// target is committed, and not touched before; disks are written in place. Binary data is not written to a terminal. What is written wrongly is
+// a *UsageError; every other error is an *Error that names the target.
+func Create(ctx context.Context, text string, o CreateOptions) (*Target, error) {
+	path, err := targetPath(text)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{path: path, name: naming(path), o: o}
+	if path == Standard {
+		t.name = "standard output"
+		err = t.openWriter(o.Stdout)
+	} else {
+		err = t.openPath(ctx)
+	}
+	var u *UsageError
+	if errors.As(err, &u) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, t.name.wrap(err)
+	}
+	return t, nil
+}
+
+// targetPath returns the path that text names, or Standard.
+func targetPath(text string) (string, error) {
+	spec, err := Parse(text)
+	if err != nil {
+		return "", err
+	}
+	if len(spec.Layers) > 0 {
+		return "", usage("%q: a target has no layers; the format to write is chosen with -O, and :: in a name is written \\::", text)
+	}
+	if spec.Source == Standard {
+		return Standard, nil
+	}
+	src, arg, err := findSource(spec.Source)
+	switch {
+	case err != nil:
+		return "", err
+	case src.prefix == "":
+		return spec.Source, nil
+	case src.prefix == filePrefix:
+		return filePath(arg)
+	}
+	return "", usage("%q cannot be a target: only files, disks and - can; a file of this name is written as ./%s", text, spec.Source)
+}
+
+// openWriter takes standard output.
+func (t *Target) openWriter(f *os.File) error {
+	if f == nil {
+		f = os.Stdout
+	}
+	if term.IsTerminal(int(f.Fd())) {
+		return usage("an image is not written to a terminal: redirect the output, or give a file name")
+	}
+	t.Writer = &namedWriter{f, t.name}
+	return nil
+}
+
+// openPath opens or begins a file.
+func (t *Target) openPath(ctx context.Context) error {
+	stat, err := os.Stat(t.path)
+	fresh := errors.Is(err, fs.ErrNotExist) || err == nil && stat.Mode().IsRegular()
+	if fresh && !t.o.InPlace {
+		return t.begin(t.path)
+	}
+	d, err := file.Open(ctx, t.path, file.Options{Write: true, NoLock: t.o.NoLock, AllowBusy: t.o.AllowBusy})
+	if errors.Is(err, file.ErrNotSeekable) {
+		f, err := os.OpenFile(t.path, os.O_WRONLY, 0)
+		if err != nil {
+			return bare(err)
+		}
+		if err := t.openWriter(f); err != nil {
+			_ = f.Close() // nothing was written to it
+			return err
+		}
+		t.pipe = f
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	aligned := block.Align(d, 0)
+	fixed, err := block.NewWindow(aligned, 0, aligned.Size())
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
+	t.InPlace, t.disk = true, fixed
+	t.Device = &named{block.Filter{Device: block.NoClose(fixed)}, t.name}
+	return nil
+}
+
+// begin begins a file under a temporary name.
+func (t *Target) begin(path string) error {
+	p, err := file.Create(path, file.CreateOptions{NoLock: t.o.NoLock})
+	if err != nil {
+		return err
+	}
+	t.files = append(t.files, p)
+	if t.Device == nil {
+		t.base = filepath.Base(path)
+		t.Device = t.device(p, t.name)
+	}
+	return nil
+}
+
+func (t *Target) device(p *file.Pending, name naming) block.Device {
+	return &named{block.Filter{Device: block.NoClose(p.Device())}, name}
+}
+
+// Name implements formats.Store.
+func (t *Target) Name() string { return t.base }
+
+// Create implements formats.Store.
+func (t *Target) Create(_ context.Context, name string) (block.Device, error) {
+	switch {
+	case t.done:
+		return nil, os.ErrClosed
+	case t.Device == nil:
+		return nil, t.name.wrap(fmt.Errorf("goes one way only: %w", errors.ErrUnsupported))
+	case name == "" || name == t.base:
+		if t.first {
+			return nil, t.name.wrap(fs.ErrExist)
+		}
+		t.first = true
+		return t.Device, nil
+	case t.InPlace:
+		return nil, t.name.wrap(fmt.Errorf("cannot hold an image of several files: %w", errors.ErrUnsupported))
+	case name != filepath.Base(name) || !filepath.IsLocal(name) || name == ".":
+		return nil, t.name.wrap(fmt.Errorf("%q is not the name of a file in the same folder", name))
+	case slices.Contains(t.names, name):
+		return nil, t.name.wrap(fmt.Errorf("%s: %w", name, fs.ErrExist))
+	}
+	path := filepath.Join(filepath.Dir(t.path), name)
+	if err := t.begin(path); err != nil {
+		return nil, naming(path).wrap(err)
+	}
+	t.names = append(t.names, name)
+	return t.device(t.files[len(t.files)-1], naming(path)), nil
+}
+
+// Commit implements formats.Store: files get their names, the image itself last; a disk is flushed.
+func (t *Target) Commit(ctx context.Context) error {
+	if t.done {
+		return os.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := t.commit(ctx); err != nil {
+		return errors.Join(t.name.wrap(err), t.Abort())
+	}
+	t.done = true
+	return nil
+}
+
+func (t *Target) commit(ctx context.Context) error {
+	if t.InPlace {
+		if err := t.disk.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	var committed []string
+	for i, p := range slices.Backward(t.files) {
+		if err := p.Commit(t.o.Sync); err != nil {
+			for _, path := range committed {
+				err = errors.Join(err, os.Remove(path))
+			}
+			return err
+		}
+		if i > 0 {
+			committed = append(committed, filepath.Join(filepath.Dir(t.path), t.names[i-1]))
+		}
+	}
+	return t.close()
+}
+
+// close closes what is not a new file, once.
+func (t *Target) close() error {
+	disk, pipe := t.disk, t.pipe
+	t.disk, t.pipe = nil, nil
+	switch {
+	case disk != nil:
+		return disk.Close()
+	case pipe != nil:
+		return bare(pipe.Close())
+	}
+	return nil
+}
+
+// Abort implements formats.Store: new files are removed; what is written to a disk or a pipe stays.
+func (t *Target) Abort() error {
+	if t.done {
+		return nil
+	}
+	t.done = true
+	var errs []error
+	for _, p := range t.files {
+		errs = append(errs, t.name.wrap(p.Abort()))
+	}
+	return errors.Join(append(errs, t.name.wrap(t.close()))...)
+}
+
+// namedWriter is a writer whose errors name it.
+type namedWriter struct {
+	w    *os.File
+	name naming
+}
+
+func (w *namedWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	return n, w.name.wrap(bare(err))
+}

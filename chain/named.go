@@ -1,0 +1,83 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+// Error is an error of an image together with the name that the user gave the image.
+type Error struct {
+	Name string // the source of the chain
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// naming adds a name to errors.
+type naming string
+
+// wrap returns err with the name. That the caller wants to stop is no fault of the image, and stays as it is.
+func (n naming) wrap(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &Error{Name: string(n), Err: err}
+}
+
+// named is a device whose errors name it.
+type named struct {
+	block.Filter
+	name naming
+}
+
+func (d *named) Read(ctx context.Context, p []byte, off int64) error {
+	return d.name.wrap(d.Filter.Read(ctx, p, off))
+}
+
+func (d *named) Write(ctx context.Context, p []byte, off int64, f block.Flags) error {
+	return d.name.wrap(d.Filter.Write(ctx, p, off, f))
+}
+
+func (d *named) Zero(ctx context.Context, off, n int64, f block.Flags) error {
+	return d.name.wrap(d.Filter.Zero(ctx, off, n, f))
+}
+
+func (d *named) Discard(ctx context.Context, off, n int64) error {
+	return d.name.wrap(d.Filter.Discard(ctx, off, n))
+}
+
+func (d *named) Extents(ctx context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
+	buf, err := d.Filter.Extents(ctx, m, off, n, buf)
+	return buf, d.name.wrap(err)
+}
+
+func (d *named) Prefetch(ctx context.Context, off, n int64) error {
+	return d.name.wrap(d.Filter.Prefetch(ctx, off, n))
+}
+
+func (d *named) Resize(ctx context.Context, size int64) error {
+	return d.name.wrap(d.Filter.Resize(ctx, size))
+}
+
+func (d *named) Flush(ctx context.Context) error { return d.name.wrap(d.Filter.Flush(ctx)) }
+func (d *named) Close() error                    { return d.name.wrap(d.Filter.Close()) }
+
+// namedStream is a stream whose errors name it.
+type namedStream struct {
+	block.Stream
+	name naming
+}
+
+func (s *namedStream) Next(ctx context.Context) (block.Run, error) {
+	r, err := s.Stream.Next(ctx)
+	if err == io.EOF {
+		return r, err
+	}
+	return r, s.name.wrap(err)
+}
+
+func (s *namedStream) Close() error { return s.name.wrap(s.Stream.Close()) }
