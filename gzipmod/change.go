@@ -1,6 +1,7 @@
 package gzipmod
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -86,8 +87,8 @@ func (d *Device) write(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	r := d.layout.Regions[i]
-	if err := d.changes.name(ctx, i, off-r.Off, int64(len(p))); err != nil {
-		return fmt.Errorf("marking the change: %w", err)
+	if err := d.changes.name(ctx, i, off-r.Off, p); err != nil {
+		return err
 	}
 	return eachStored(r, off, int64(len(p)), func(fileOff, done, n int64) error {
 		return d.changes.replace(ctx, i, off+done-r.Off, p[done:done+n], fileOff)
@@ -134,8 +135,8 @@ func (d *Device) enterLocked() error {
 	return nil
 }
 
-// name makes the mark name the stored blocks of the n bytes from byte at of region i.
-func (c *changes) name(ctx context.Context, i int, at, n int64) error {
+// name makes the mark name those stored blocks of region i that writing p at byte at of it would change.
+func (c *changes) name(ctx context.Context, i int, at int64, p []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timer != nil {
@@ -143,33 +144,24 @@ func (c *changes) name(ctx context.Context, i int, at, n int64) error {
 	}
 	r := c.dev.layout.Regions[i]
 	var records []record
-	var buf []byte
-	for b := at / StoredLen; b <= (at+n-1)/StoredLen; b++ {
+	buf := make([]byte, StoredLen)
+	for len(p) > 0 {
+		b, in := at/StoredLen, at%StoredLen
+		part := p[:min(int64(len(p)), StoredLen-in)]
+		p, at = p[len(part):], at+int64(len(part))
 		if c.named[blockID{i, int(b)}] {
 			continue
-		}
-		if buf == nil {
-			buf = make([]byte, StoredLen)
 		}
 		old := buf[:min(StoredLen, r.Len-b*StoredLen)]
 		if err := c.dev.file.Read(ctx, old, r.storedOff(b*StoredLen)); err != nil {
 			return err
 		}
-		records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(old)})
-	}
-	if len(records) == 0 {
-		return nil
-	}
-	if c.torn != nil {
-		return c.torn
-	}
-	if len(c.named) == 0 {
-		if err := c.mark.Save(ctx, marshalBatch(marshalBase(c.dev.layout.FileSize, c.header), records)); err != nil {
-			return err
+		if !bytes.Equal(part, old[in:in+int64(len(part))]) {
+			records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(old)})
 		}
-	} else if err := c.mark.Append(ctx, marshalBatch(nil, records)); err != nil {
-		c.torn = err
-		return err
+	}
+	if err := c.announce(ctx, records); err != nil {
+		return fmt.Errorf("marking the change: %w", err)
 	}
 	for _, rec := range records {
 		c.named[blockID{i, int(rec.block)}] = true
@@ -177,15 +169,43 @@ func (c *changes) name(ctx context.Context, i int, at, n int64) error {
 	return nil
 }
 
+// announce makes the mark hold the records, durably.
+func (c *changes) announce(ctx context.Context, records []record) error {
+	switch {
+	case len(records) == 0:
+		return nil
+	case len(c.named) == 0:
+		return c.mark.Save(ctx, marshalBatch(marshalBase(c.dev.layout.FileSize, c.header), records))
+	case c.torn == nil:
+		c.torn = c.mark.Append(ctx, marshalBatch(nil, records))
+	}
+	return c.torn
+}
+
 // replace writes p, which lies in one stored block, at byte at of region i and at fileOff of the file, and notes what that does to the CRC.
+// Bytes that are there already are not written.
 func (c *changes) replace(ctx context.Context, i int, at int64, p []byte, fileOff int64) error {
-	lock := &c.blocks[(at/StoredLen)%int64(len(c.blocks))]
+	id := blockID{i, int(at / StoredLen)}
+	lock := &c.blocks[id.block%len(c.blocks)]
 	lock.Lock()
 	defer lock.Unlock()
 	old := make([]byte, len(p))
 	if err := c.dev.file.Read(ctx, old, fileOff); err != nil {
 		return err
 	}
+	skip := commonPrefix(old, p)
+	if skip == len(p) {
+		return nil
+	}
+	c.mu.Lock()
+	named := c.named[id]
+	c.mu.Unlock()
+	if !named { // it was equal when name looked, and another write came in between
+		if err := c.name(ctx, i, at, p); err != nil {
+			return err
+		}
+	}
+	old, p, at, fileOff = old[skip:], p[skip:], at+int64(skip), fileOff+int64(skip)
 	before := crc32.ChecksumIEEE(old)
 	err := c.dev.file.Write(ctx, p, fileOff, 0)
 	after := crc32.ChecksumIEEE(p)
@@ -206,6 +226,17 @@ func (c *changes) replace(ctx context.Context, i int, at int64, p []byte, fileOf
 	c.unsettled = true
 	c.mu.Unlock()
 	return err
+}
+
+// commonPrefix returns how many bytes a and b, of the same length, have in common at the start, in whole pages.
+func commonPrefix(a, b []byte) int {
+	n := 0
+	for ; n < len(a); n += KeepUnit {
+		if end := min(n+KeepUnit, len(a)); !bytes.Equal(a[n:end], b[n:end]) {
+			return n
+		}
+	}
+	return len(a)
 }
 
 // settle writes the checksums and makes everything durable. The caller holds dev.life for writing, so that no write is in flight.

@@ -89,6 +89,8 @@ func mod(t testing.TB, src block.Device, o Options, workers int) *block.Memory {
 	return file
 }
 
+func span(off, n int64) Range { return Range{Off: off, Len: n} }
+
 func content(t testing.TB, d block.Device) []byte {
 	t.Helper()
 	p := make([]byte, d.Size())
@@ -130,9 +132,9 @@ func TestRoundTrip(t *testing.T) {
 		for range r.IntN(4) {
 			if size > 0 {
 				off := r.IntN(size)
-				o.Keep = append(o.Keep, Range{int64(off), int64(r.IntN(min(size-off, 700000) + 1))})
+				o.Keep = append(o.Keep, span(int64(off), int64(r.IntN(min(size-off, 700000)+1))))
 				off = r.IntN(size)
-				o.Apart = append(o.Apart, Range{int64(off), int64(r.IntN(size - off + 1))})
+				o.Apart = append(o.Apart, span(int64(off), int64(r.IntN(size-off+1))))
 			}
 		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -166,7 +168,7 @@ func TestChange(t *testing.T) {
 	for seed := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, 8))
 		p := image(seed, 3<<20+123)
-		keep := []Range{{100000, 500000}, {1 << 20, 70000}, {int64(len(p)) - 50000, 50000}}
+		keep := []Range{span(100000, 500000), span(1<<20, 70000), span(int64(len(p))-50000, 50000)}
 		file := mod(t, device(t, p), Options{Keep: keep}, 2)
 		mark := &memoryMark{}
 		d, err := Open(ctx, block.NoClose(file), OpenOptions{Write: true, Mark: mark})
@@ -204,11 +206,11 @@ func TestChange(t *testing.T) {
 
 func TestChangeRefused(t *testing.T) {
 	p := image(1, 2<<20)
-	before := mod(t, device(t, p), Options{Keep: []Range{{65536, 65536}, {1 << 20, 4096}}}, 1)
+	before := mod(t, device(t, p), Options{Keep: []Range{span(65536, 65536), span(1<<20, 4096)}}, 1)
 	want := content(t, before)
 	d, err := Open(ctx, before, OpenOptions{Write: true, Mark: &memoryMark{}})
 	check(t, err)
-	for _, r := range []Range{{0, 1}, {65535, 2}, {65536, 65537}, {131072, 1}, {65536, 1 << 20}} {
+	for _, r := range []Range{span(0, 1), span(65535, 2), span(65536, 65537), span(131072, 1), span(65536, 1<<20)} {
 		err := d.Write(ctx, make([]byte, r.Len), r.Off, 0)
 		if !errors.Is(err, ErrCompressed) || !errors.Is(err, block.ErrReadOnly) {
 			t.Errorf("writing %d bytes at %d: %v", r.Len, r.Off, err)
@@ -223,7 +225,7 @@ func TestPipeAndRebuild(t *testing.T) {
 	for seed := range uint64(6) {
 		p := image(seed, 4<<20+int(seed)*1000)
 		src := device(t, p)
-		o := Options{Keep: []Range{{1 << 20, 300000}}}
+		o := Options{Keep: []Range{span(1<<20, 300000)}}
 		l, err := NewLayout(ctx, src, o)
 		check(t, err)
 		plan, err := l.Plan(src, o)

@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/partition"
 )
 
 // Range is a range of an image, in bytes.
-type Range struct{ Off, Len int64 }
+type Range = partition.Range
 
 // Options for NewLayout. The zero value compresses everything.
 type Options struct {
@@ -77,11 +78,11 @@ func roundOut(ranges []Range, size int64) ([]Range, error) {
 			continue
 		}
 		off := block.RoundDown(r.Off, KeepUnit)
-		end, ok := block.RoundUp(r.Off+r.Len, KeepUnit)
+		end, ok := block.RoundUp(r.End(), KeepUnit)
 		if !ok || end > size {
 			end = size
 		}
-		out = append(out, Range{off, end - off})
+		out = append(out, Range{Off: off, Len: end - off})
 	}
 	slices.SortFunc(out, func(a, b Range) int {
 		if a.Off < b.Off {
@@ -91,8 +92,8 @@ func roundOut(ranges []Range, size int64) ([]Range, error) {
 	})
 	joined := out[:0]
 	for _, r := range out {
-		if n := len(joined); n > 0 && r.Off <= joined[n-1].Off+joined[n-1].Len {
-			joined[n-1].Len = max(joined[n-1].Len, r.Off+r.Len-joined[n-1].Off)
+		if n := len(joined); n > 0 && r.Off <= joined[n-1].End() {
+			joined[n-1].Len = max(joined[n-1].Len, r.End()-joined[n-1].Off)
 			continue
 		}
 		joined = append(joined, r)
@@ -129,12 +130,12 @@ func findHoles(ctx context.Context, src block.Device) ([]Range, error) {
 			if e.Flags&block.ExtZero == 0 {
 				continue
 			}
-			if run.Off+run.Len == e.Off {
+			if run.End() == e.Off {
 				run.Len += e.Len
 				continue
 			}
 			end()
-			run = Range{e.Off, e.Len}
+			run = Range{Off: e.Off, Len: e.Len}
 		}
 	}
 	end()
@@ -146,13 +147,13 @@ func findHoles(ctx context.Context, src block.Device) ([]Range, error) {
 func (l *Layout) divide(keep, apart, holes []Range, shortest int64) {
 	cuts := make([]int64, 0, 2*len(apart))
 	for _, r := range apart {
-		cuts = append(cuts, r.Off, r.Off+r.Len)
+		cuts = append(cuts, r.Off, r.End())
 	}
 	off := int64(0)
 	upTo := func(end int64) { // what lies before end and is not kept
 		for len(holes) > 0 && off < end {
 			h := holes[0]
-			from, to := max(h.Off, off), min(h.Off+h.Len, end)
+			from, to := max(h.Off, off), min(h.End(), end)
 			if from >= end {
 				break
 			}
@@ -161,7 +162,7 @@ func (l *Layout) divide(keep, apart, holes []Range, shortest int64) {
 				l.add(Hole, from, to)
 				off = to
 			}
-			if h.Off+h.Len > end {
+			if h.End() > end {
 				break
 			}
 			holes = holes[1:]
@@ -171,7 +172,7 @@ func (l *Layout) divide(keep, apart, holes []Range, shortest int64) {
 	}
 	for _, k := range keep {
 		upTo(k.Off)
-		l.add(Kept, k.Off, k.Off+k.Len)
+		l.add(Kept, k.Off, k.End())
 		off = k.Off + k.Len
 	}
 	upTo(l.Size)

@@ -103,7 +103,11 @@ func plan(ctx context.Context, src block.Device, o formats.CreateOptions) (*segm
 	if err != nil {
 		return nil, err
 	}
-	mod := gzipmod.Options{Level: opts.Level, ModTime: o.ModTime}
+	_, apart, err := gzipmod.Select(ctx, src, nil)
+	if err != nil {
+		return nil, err
+	}
+	mod := gzipmod.Options{Level: opts.Level, ModTime: o.ModTime, Apart: apart}
 	l, err := gzipmod.NewLayout(ctx, src, mod)
 	if err != nil {
 		return nil, err
