@@ -82,7 +82,7 @@ func findSource(text string) (source, string, error) {
 	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
 		return source{}, "", usage("programs in brackets as sources are not supported by this version")
 	}
-	if scheme, _, ok := strings.Cut(text, "://"); ok && isName(strings.ReplaceAll(scheme, "+", "")) {
+	if scheme, _, ok := strings.Cut(text, "://"); ok && len(scheme) > 1 && isName(strings.ReplaceAll(scheme, "+", "")) { // C:// is a drive
 		return source{}, "", usage("%s:// is not a kind of source; a file of this name is written as ./%s", scheme, text)
 	}
 	return source{open: openPath}, text, nil

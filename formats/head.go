@@ -11,7 +11,8 @@ import (
 const HeadSize = 64 << 10
 
 // Head is what a probe sees of an image: its first bytes, read once, and other ranges that are read when a probe asks for them, which
-// over a network is slow. What cannot be read is nil; the first error is remembered. A Head is used by one goroutine at a time.
+// over a network is slow. What cannot be read is nil; the first error is remembered. A Head is used by one goroutine at a time; its copies
+// are the same Head. The zero value shows nothing.
 type Head struct {
 	first []byte
 	size  int64
@@ -72,7 +73,12 @@ func (h Head) Tail(n int) []byte {
 }
 
 // Err returns the first error of reading, or nil.
-func (h Head) Err() error { return *h.err }
+func (h Head) Err() error {
+	if h.err == nil {
+		return nil
+	}
+	return *h.err
+}
 
 func (h Head) read(off int64, n int) []byte {
 	p := make([]byte, n)

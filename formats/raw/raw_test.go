@@ -146,3 +146,25 @@ func TestDecodeError(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// endless is a reader of data.
+type endless struct{ data []byte }
+
+func (r endless) Read(p []byte) (int, error) { return copy(p, r.data), nil }
+
+func BenchmarkDecode(b *testing.B) {
+	for name, fill := range map[string]byte{"data": 'x', "zeros": 0} {
+		b.Run(name, func(b *testing.B) {
+			s, err := raw.Driver().Decode(ctx, endless{bytes.Repeat([]byte{fill}, 64<<10)}, formats.OpenOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(64 << 10)
+			for b.Loop() {
+				if _, err := s.Next(ctx); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
