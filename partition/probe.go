@@ -16,7 +16,7 @@ import (
 
 // FileSystem is what a superblock says. The names of types, and how labels and UUIDs are written, are those of blkid.
 type FileSystem struct {
-	Type  string // ext2 ext3 ext4 jbd xfs btrfs f2fs erofs squashfs swap vfat exfat ntfs iso9660 crypto_LUKS LVM2_member linux_raid_member BitLocker; "" where none of them
+	Type  string // ext2 ext3 ext4 jbd xfs btrfs f2fs erofs squashfs swap vfat exfat ntfs iso9660 udf crypto_LUKS LVM2_member linux_raid_member BitLocker; "" where none of them
 	Label string // valid UTF-8; "" where there is none
 	UUID  string // a serial number for vfat, exfat and ntfs, a date for iso9660; "" where there is none
 }
@@ -38,7 +38,7 @@ var probes = []func(p *prober) (FileSystem, error){
 	probeRAID, probeLVM, probeLUKS, probeBitLocker,
 	probeNTFS, probeExFAT, probeFAT, probeXFS, probeSquashfs,
 	probeExt, probeF2FS, probeEROFS, probeSwap,
-	probeISO9660, probeBtrfs,
+	probeUDF, probeISO9660, probeBtrfs,
 }
 
 // Probe says which file system, or other content, begins at the start of d. FileSystem.Type is "" where it is none that is known.

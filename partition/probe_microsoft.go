@@ -69,11 +69,11 @@ func (b *bpb) rootSize() int64 {
 	return n
 }
 
-// Entries of FAT and exFAT directories have the same size. A label is one of the first entries: further than maxDir a directory is not read.
+// Entries of FAT and exFAT directories have the same size. A label is one of the first entries: a directory is not read further than this.
 const (
 	dirEntrySize = 32
-	maxDir       = 64 << 10
-	maxChain     = 16 // clusters of a directory that are looked at
+	maxDir       = 64 << 10 // bytes
+	maxChain     = 64       // clusters
 )
 
 // probeFAT recognises FAT12, FAT16 and FAT32, which blkid all calls vfat. The label is that of the root directory, as
@@ -91,7 +91,7 @@ func probeFAT(p *prober) (FileSystem, error) {
 	var err error
 	if b.rootEntries == 0 && b.rootCluster != 0 {
 		fs.UUID = p.serial(serial32)
-		fs.Label, err = p.fat32Label(b)
+		fs.Label, err = p.search(clusterChain{b.reserved, b.rootOffset(), b.clusterSize, b.rootCluster, b.clusters, 1<<28 - 1}, fatLabel)
 		return fs, err
 	}
 	if b.clusters >= fat32Clusters {
@@ -112,24 +112,36 @@ func (p *prober) serial(off int) string {
 	return fmt.Sprintf("%04X-%04X", n>>16, n&0xFFFF)
 }
 
-// fat32Label looks for the label in the chain of clusters that is the root directory of a FAT32 volume.
-func (p *prober) fat32Label(b *bpb) (string, error) {
-	const first, end = 2, 0x0FFFFFF8 // the number of the first cluster; from end on a number ends the chain
-	size := int(min(b.clusterSize, maxDir))
-	cluster := int64(b.rootCluster)
-	for left := min(maxChain, maxDir/size); left > 0 && first <= cluster && cluster < first+b.clusters && cluster < end; left-- {
-		dir, err := p.read(b.rootOffset()+(cluster-first)*b.clusterSize, size)
+// clusterChain is where a directory of FAT32 or exFAT lies: a chain of clusters, linked by a table of 32-bit numbers. All but first and clusters
+// are in bytes.
+type clusterChain struct {
+	table       int64 // offset of the FAT
+	heap        int64 // offset of the first cluster, whose number is 2
+	clusterSize int64
+	first       uint32 // the number of the chain's first cluster
+	clusters    int64  // how many the volume has
+	mask        uint32 // the bits of a number that count
+}
+
+// search calls look with one cluster of the chain after the other, until it returns true.
+func (p *prober) search(c clusterChain, look func(dir []byte) (label string, done bool)) (string, error) {
+	const lowest = 2
+	size := int(min(c.clusterSize, maxDir))
+	cluster := int64(c.first & c.mask)
+	for left := min(maxChain, maxDir/size); left > 0 && lowest <= cluster && cluster < lowest+c.clusters; left-- {
+		// 32 bits of clusters of at most 32 MiB: far from overflowing.
+		dir, err := p.read(c.heap+(cluster-lowest)*c.clusterSize, size)
 		if err != nil || dir == nil {
 			return "", err
 		}
-		if label, done := fatLabel(dir); done {
+		if label, done := look(dir); done {
 			return label, nil
 		}
-		next, err := p.read(b.reserved+cluster*4, 4)
+		next, err := p.read(c.table+cluster*4, 4)
 		if err != nil || next == nil {
 			return "", err
 		}
-		cluster = int64(binary.LittleEndian.Uint32(next) & 0x0FFFFFFF)
+		cluster = int64(binary.LittleEndian.Uint32(next) & c.mask)
 	}
 	return "", nil
 }
@@ -159,9 +171,6 @@ func fatLabel(dir []byte) (label string, done bool) {
 		if name[0] == escapeE5 {
 			name[0] = deleted
 		}
-		if string(name[:]) == "NO NAME    " { // what a formatter writes for none
-			return "", true
-		}
 		return labelText(name[:]), true
 	}
 	return "", false
@@ -177,24 +186,27 @@ func probeExFAT(p *prober) (FileSystem, error) {
 	if sectorShift < 9 || sectorShift > 12 || clusterShift > 25-sectorShift {
 		return FileSystem{}, nil
 	}
-	heap, root := int64(p.le32(88))<<sectorShift, int64(p.le32(96))
-	if root < 2 {
-		return fs, nil
+	chain := clusterChain{
+		table: int64(p.le32(80)) << sectorShift, heap: int64(p.le32(88)) << sectorShift, clusterSize: 1 << (sectorShift + clusterShift),
+		clusters: int64(p.le32(92)), first: p.le32(96), mask: 1<<32 - 1,
 	}
-	clusterSize := int64(1) << (sectorShift + clusterShift)
-	// 32 bits of clusters of at most 32 MiB, and as many of sectors: far from overflowing.
-	dir, err := p.read(heap+(root-2)*clusterSize, int(min(clusterSize, maxDir)))
-	if err != nil {
-		return fs, err
-	}
+	var err error
+	fs.Label, err = p.search(chain, exfatLabel)
+	return fs, err
+}
+
+// exfatLabel returns the label in a piece of an exFAT root directory, and whether the search is over.
+func exfatLabel(dir []byte) (label string, done bool) {
 	const endOfDirectory, volumeLabel, maxLabel = 0x00, 0x83, 11
-	for ; len(dir) >= dirEntrySize && dir[0] != endOfDirectory; dir = dir[dirEntrySize:] {
-		if n := int(dir[1]); dir[0] == volumeLabel && n <= maxLabel {
-			fs.Label = labelUTF16(dir[2 : 2+2*n])
-			break
+	for ; len(dir) >= dirEntrySize; dir = dir[dirEntrySize:] {
+		switch n := int(dir[1]); {
+		case dir[0] == endOfDirectory:
+			return "", true
+		case dir[0] == volumeLabel && n <= maxLabel:
+			return labelUTF16(dir[2 : 2+2*n]), true
 		}
 	}
-	return fs, nil
+	return "", false
 }
 
 // probeNTFS recognises NTFS. Its label is an attribute of the file $Volume, record 3 of the master file table.

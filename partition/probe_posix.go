@@ -19,9 +19,7 @@ func probeExt(p *prober) (FileSystem, error) {
 		roCompatExt2      = 0x1 | 0x2 | 0x4 // sparse superblocks, large files, B-tree directories
 		incompatExt3      = incompatFiletype | incompatRecover | incompatMetaBG
 		maxLogBlockSize   = 6 // 64 KiB
-		dynamicRevision   = 1
 		offLogBlockSize   = sb + 0x18
-		offRevision       = sb + 0x4C
 		offFeatureCompat  = sb + 0x5C
 		offFeatureIncompt = sb + 0x60
 		offFeatureRO      = sb + 0x64
@@ -29,11 +27,7 @@ func probeExt(p *prober) (FileSystem, error) {
 	if !p.has(sb+0x38, "\x53\xEF") || p.le32(offLogBlockSize) > maxLogBlockSize || p.le32(sb) == 0 && p.le32(offFeatureIncompt)&incompatJournal == 0 {
 		return FileSystem{}, nil
 	}
-	fs := FileSystem{Type: "ext2"}
-	if p.le32(offRevision) < dynamicRevision {
-		return fs, nil // the fields below do not exist in revision 0
-	}
-	fs.UUID, fs.Label = p.uuid(sb+0x68), p.text(sb+0x78, 16)
+	fs := FileSystem{Type: "ext2", Label: p.text(sb+0x78, 16), UUID: p.uuid(sb + 0x68)}
 	compat, incompat, ro := p.le32(offFeatureCompat), p.le32(offFeatureIncompt), p.le32(offFeatureRO)
 	switch {
 	case incompat&incompatJournal != 0:
@@ -152,6 +146,24 @@ func probeRAID(p *prober) (FileSystem, error) {
 		// Magic, major version, and the superblock's own place in sectors.
 		if p.has(sb, "\xFC\x4E\x2B\xA9") && p.le32(sb+4) == 1 && p.le64(sb+144) == uint64(sb/512) {
 			return FileSystem{Type: "linux_raid_member", Label: p.text(sb+32, 32), UUID: p.uuid(sb + 16)}, nil
+		}
+	}
+	return FileSystem{}, nil
+}
+
+// probeUDF recognises UDF by its volume recognition sequence, ECMA-167 part 2: descriptors from byte 32768 on, each at the start of a sector. One that
+// is both UDF and ISO 9660 is UDF. Its label and identifier are stored further in, and not looked for.
+func probeUDF(p *prober) (FileSystem, error) {
+	const start = 32 << 10
+	for _, sector := range []int{2048, 4096} {
+		for at := start; at+6 <= probeHead; at += sector {
+			switch string(p.head[at+1 : at+6]) {
+			case "NSR02", "NSR03":
+				return FileSystem{Type: "udf"}, nil
+			case "BEA01", "CD001", "BOOT2", "CDW02":
+				continue
+			}
+			at = probeHead // the sequence ends
 		}
 	}
 	return FileSystem{}, nil
