@@ -242,17 +242,17 @@ func (s *scanner) chunk(ctx context.Context, n int64) (Chunk, error) {
 	}
 	// The decoder may stand a few bytes before or behind the end of the last symbol; the marker follows within a few more.
 	const slack = 16
-	for at := max(used-slack, 0); at < used+slack; at++ {
-		i := bytes.Index(w[at:min(at+slack, len(w))], []byte(chunkEnd))
+	at, last := max(used-slack, 0), min(used+slack, len(w))
+	for {
+		i := bytes.Index(w[at:last], []byte(chunkEnd))
 		if i < 0 {
-			continue
+			return Chunk{}, errChunkEnd
 		}
-		at += i
-		packed := s.u.room(at + len(chunkEnd))
+		packed := s.u.room(at + i + len(chunkEnd))
 		copy(packed, w)
 		if s.u.unpack(p, packed) == nil {
 			return Chunk{FileLen: uint32(len(packed)), CRC: crc32.ChecksumIEEE(p)}, nil
 		}
+		at += i + 1
 	}
-	return Chunk{}, errChunkEnd
 }
