@@ -80,11 +80,11 @@ var rules = []rule{
 	{".", stdlib, "the root package is prose"},
 }
 
-// guarded lists what, besides tests, only the packages in may import.
+// guarded lists packages that, besides tests, only those in may import.
 var guarded = []rule{
 	{"block/blocktest", nil, "it brings the testing package with it"},
-	{"internal/peers/...", []string{"internal/peers/list"}, "it brings the testing package with it"},
-	{"testimages/...", []string{"cmd/imgtool"}, "made-up images are for tests, and for the command that makes them"},
+	{"internal/peers/...", []string{"internal/peers/..."}, "it brings the testing package with it"},
+	{"testimages/...", []string{"testimages/...", "cmd/imgtool"}, "made-up images are for tests, and for the command that makes them"},
 	{"cmd/...", []string{"cmd/..."}, "what a library needs must not stand in a command"},
 }
 
@@ -224,6 +224,7 @@ func TestJudge(t *testing.T) {
 		{"layer", "testimages", false, false},
 		{"layer", "testimages", true, true},
 		{"layer", "internal/peers", false, false},
+		{"testimages", "testimages/ext4", false, true},
 		{"cmd/imgtool", "testimages", false, true},
 		{"cmd/imgtool", "chain", false, true},
 		{"cmd/imgtool", "block/blocktest", false, false},
