@@ -13,16 +13,18 @@ import (
 
 // Options say how to open an image. Registry must be set; the rest may be left out.
 type Options struct {
-	Registry  formats.Registry // the formats there are: all.Drivers()
-	Write     bool             // open for reading and writing
-	Format    string           // name of a format that is put last, with nothing sniffed behind it; "" for none
-	Gate      formats.Gate     // asked about what an image refers to; nil denies
-	Log       *slog.Logger     // warnings of formats; nil drops them
-	Memory    int64            // what caches of one layer may hold, in bytes; 0: the driver's default
-	Workers   int              // goroutines that may compute at a time, per layer; 0: as many as there are CPUs
-	AllowBusy bool             // write even a disk that is mounted or held
-	NoLock    bool             // neither take locks nor look at those of others
-	Stdin     *os.File         // what - stands for; nil: os.Stdin
+	Registry formats.Registry // the formats there are: all.Drivers()
+	Write    bool             // open for reading and writing
+	Format   string           // name of a format that is put last, with nothing sniffed behind it; "" for none
+	Gate     formats.Gate     // asked about what an image refers to; nil denies
+	Log      *slog.Logger     // warnings of formats; nil drops them
+	Memory   int64            // what caches of one layer may hold, in bytes; 0: the driver's default
+	Workers  int              // goroutines that may compute at a time, per layer; 0: as many as there are CPUs
+	// Sequential says that the image will be read once, from front to back: then it may come as a Stream where that is cheaper.
+	Sequential bool
+	AllowBusy  bool     // write even a disk that is mounted or held
+	NoLock     bool     // neither take locks nor look at those of others
+	Stdin      *os.File // what - stands for; nil: os.Stdin
 }
 
 // Image is an open chain. Exactly one of Device and Stream is set; Close of the Image closes it.

@@ -50,6 +50,10 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	}
 	if err := op.run(steps); err != nil {
 		op.abandon()
+		if o.Sequential && in.dev != nil && errors.Is(err, errOneWay) { // a layer further in needs any offset after all
+			o.Sequential = false
+			return Open(ctx, text, o)
+		}
 		return nil, name.wrap(err)
 	}
 	if op.dev != nil {
@@ -244,7 +248,7 @@ func (op *opening) head() (formats.Head, error) {
 // format puts a format on top. Where it cannot be read at any offset, it is read from front to back.
 func (op *opening) format(d *formats.Driver, values map[string]string, how string) error {
 	o := formats.OpenOptions{
-		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
+		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
 	}
 	if err := op.openOrDecode(d, o); err != nil {
 		return err
@@ -310,6 +314,7 @@ func (op *opening) abandon() {
 
 // oneWay returns the error for what needs to read at any offset.
 func oneWay(what string) error {
-	return block.WithHint(fmt.Errorf("%s cannot be read from a pipe, or from another source that goes one way only", what),
-		"save it to a file first")
+	return block.WithHint(fmt.Errorf("%s %w", what, errOneWay), "save it to a file first")
 }
+
+var errOneWay = errors.New("cannot be read from a pipe, or from another source that goes one way only")

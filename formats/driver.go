@@ -59,13 +59,15 @@ type Driver struct {
 
 // OpenOptions are what Open and Decode may use. The zero value opens for reading, refuses every reference and uses small defaults.
 type OpenOptions struct {
-	Name    string            // of the file, as the user gave it; what references are relative to. "" where there is none
-	Values  map[string]string // the user's options; see ParseOptions
-	Write   bool              // the image will be written; a format that cannot returns block.ErrReadOnly
-	Gate    Gate              // asked before a reference is followed; nil denies
-	Log     *slog.Logger      // warnings about the image; see Logger
-	Memory  int64             // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
-	Workers int               // goroutines that may compute at a time; 0: as many as there are CPUs
+	Name   string            // of the file, as the user gave it; what references are relative to. "" where there is none
+	Values map[string]string // the user's options; see ParseOptions
+	Write  bool              // the image will be written; a format that cannot returns block.ErrReadOnly
+	// Sequential says that the image will be read once, from front to back: Open may return errors.ErrUnsupported where Decode is cheaper.
+	Sequential bool
+	Gate       Gate         // asked before a reference is followed; nil denies
+	Log        *slog.Logger // warnings about the image; see Logger
+	Memory     int64        // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
+	Workers    int          // goroutines that may compute at a time; 0: as many as there are CPUs
 }
 
 // Logger returns o.Log, or a logger that drops everything.

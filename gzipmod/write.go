@@ -68,34 +68,35 @@ type fileWriter struct {
 
 // region yields the segments of region i.
 func (w *fileWriter) region(i int, yield func(segment.Segment, error) bool) bool {
-	r := &w.Regions[i]
+	// The writer sets CRC while the segments of the region are still being made here.
+	r, crc := w.Regions[i], &w.Regions[i].CRC
 	switch r.Kind {
 	case Hole:
-		r.CRC = crcmath.Zeros(r.Len)
+		*crc = crcmath.Zeros(r.Len)
 		z := encodeZeros(r.Len)
 		return (len(z.prefix) == 0 || yield(segment.Segment{Bytes: z.prefix}, nil)) &&
 			(z.middle == 0 || yield(segment.Segment{Zeros: z.middle}, nil)) &&
 			yield(segment.Segment{Bytes: z.suffix, Work: r.Len}, nil)
 	case Kept:
 		for off := r.Off; off < r.End(); off += storedBatch {
-			if !yield(w.stored(r, off, min(storedBatch, r.End()-off)), nil) {
+			if !yield(w.stored(r, crc, off, min(storedBatch, r.End()-off)), nil) {
 				return false
 			}
 		}
 		return true
 	}
-	for k := range w.chunks(*r) {
-		if !yield(w.chunk(r, k), nil) {
+	for k := range w.chunks(r) {
+		if !yield(w.chunk(r, crc, k), nil) {
 			return false
 		}
 	}
 	return true
 }
 
-// chunk returns the segment of chunk k of a Data region.
-func (w *fileWriter) chunk(r *Region, k int) segment.Segment {
+// chunk returns the segment of chunk k of a Data region, which adds its CRC to sum.
+func (w *fileWriter) chunk(r Region, sum *uint32, k int) segment.Segment {
 	c := &w.Chunks[r.chunk+k]
-	off, n := w.chunkRange(*r, k)
+	off, n := w.chunkRange(r, k)
 	return segment.Segment{
 		Work: n,
 		Fill: func(ctx context.Context, buf []byte) ([]byte, error) {
@@ -113,7 +114,7 @@ func (w *fileWriter) chunk(r *Region, k int) segment.Segment {
 		},
 		Placed: func(_, fileLen int64) {
 			c.FileLen = uint32(fileLen)
-			r.CRC = crcmath.Combine(r.CRC, c.CRC, n)
+			*sum = crcmath.Combine(*sum, c.CRC, n)
 		},
 	}
 }
@@ -125,8 +126,8 @@ func (w *fileWriter) packer() (*packer, error) {
 	return newPacker(w.level)
 }
 
-// stored returns the segment of the stored blocks that hold n bytes from off of a kept region.
-func (w *fileWriter) stored(r *Region, off, n int64) segment.Segment {
+// stored returns the segment of the stored blocks that hold n bytes from off of a kept region, which adds their CRC to sum.
+func (w *fileWriter) stored(r Region, sum *uint32, off, n int64) segment.Segment {
 	var crc uint32
 	return segment.Segment{
 		Work: n,
@@ -144,7 +145,7 @@ func (w *fileWriter) stored(r *Region, off, n int64) segment.Segment {
 			}
 			return buf, nil
 		},
-		Placed: func(int64, int64) { r.CRC = crcmath.Combine(r.CRC, crc, n) },
+		Placed: func(int64, int64) { *sum = crcmath.Combine(*sum, crc, n) },
 	}
 }
 

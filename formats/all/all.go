@@ -3,6 +3,7 @@ package all
 
 import (
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/gz"
 	"github.com/imgtool/imgtool/formats/raw"
 )
 
@@ -10,6 +11,7 @@ import (
 // what nobody else wants.
 func Drivers() formats.Registry {
 	return formats.Registry{
+		gz.Driver(),
 		raw.Driver(),
 	}
 }

@@ -91,14 +91,14 @@ func (d *decoder) next() error {
 		err = d.z.Reset(d.in)
 	}
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		return block.Corrupt(Name, "header", start, "%w", io.ErrUnexpectedEOF)
 	case errors.Is(err, gzip.ErrHeader) && first:
 		return block.ErrNotFormat
 	case errors.Is(err, gzip.ErrHeader):
 		return block.Corrupt(Name, "file", start, "what follows the last member is neither a member nor padding")
 	case err != nil:
-		return block.Corrupt(Name, "header", start, "%w", err)
+		return err
 	}
 	d.z.Multistream(false)
 	d.open = true
@@ -135,7 +135,7 @@ func (d *decoder) corrupt(err error) error {
 	switch {
 	case errors.Is(err, gzip.ErrChecksum):
 		return block.Corrupt(Name, "trailer", d.offset()-trailerLen, "CRC32 or ISIZE does not fit the content")
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+	case err == io.ErrUnexpectedEOF, err == io.EOF:
 		return block.Corrupt(Name, "DEFLATE data", d.offset(), "the file is truncated: %w", io.ErrUnexpectedEOF)
 	case errors.As(err, &data):
 		return block.Corrupt(Name, "DEFLATE data", d.offset(), "not a valid code")

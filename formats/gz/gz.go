@@ -75,10 +75,12 @@ func open(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.D
 		return nil, block.WithHint(err, "imgtool mod index fills it in")
 	case errors.Is(err, gzipmod.ErrNoIndex) && o.Write:
 		return nil, block.WithHint(errors.Join(block.ErrReadOnly, err), "imgtool mod make makes a modifiable image")
-	case errors.Is(err, gzipmod.ErrIncomplete), errors.Is(err, gzipmod.ErrNoIndex):
-		return openForward(ctx, dev, o)
+	case !errors.Is(err, gzipmod.ErrIncomplete) && !errors.Is(err, gzipmod.ErrNoIndex):
+		return nil, err
+	case o.Sequential:
+		return nil, errors.ErrUnsupported
 	}
-	return nil, err
+	return openForward(ctx, dev, o)
 }
 
 // MarkOf returns where the mark of unfinished changes to the image in dev is kept, or nil where dev is not a local file.
