@@ -13,9 +13,11 @@ import (
 const maxCopy = 1 << 30
 
 // CopyRange copies n bytes from src to dst inside the kernel (copy_file_range), which file systems that share blocks do without
-// reading them. It returns how many bytes were copied, and errors.ErrUnsupported where the two files cannot be copied
-// between in this way; the caller copies the rest itself then. It leaves both file offsets alone, fills holes of the source with zeros if it likes, and does
-// not tell a Device that dst belongs to of its growth: copy inside its size. It is io.ErrUnexpectedEOF that src ends early.
+// reading them. It returns how many bytes were copied, and errors.ErrUnsupported where it cannot be done between these two
+// files; the caller copies the rest itself then. It is io.ErrUnexpectedEOF that src ends early.
+//
+// Both file offsets stay where they are. Holes of the source may become zeros that take up space. A Device that dst belongs to does
+// not learn that it has grown: copy inside its size.
 func CopyRange(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64, error) {
 	var done int64
 	for done < n {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/block/blocktest"
 	"github.com/imgtool/imgtool/internal/peers"
 )
 
@@ -105,6 +106,26 @@ func TestDisk(t *testing.T) {
 			t.Error("the last way does not zero")
 		}
 	}
+}
+
+func TestDiskConformance(t *testing.T) {
+	const size = 1<<20 + 512
+	path := newFile(t, t.TempDir(), make([]byte, size))
+	name := loopDisk(t, path)
+	blocktest.Run(t, blocktest.Config{
+		New: func(t *testing.T) block.Device {
+			d := open(t, name, Options{Write: true})
+			ok(t, d.Zero(t.Context(), 0, size, 0))
+			return d
+		},
+		Size: size,
+		Ops:  60, // each flush waits for a disk
+		Reopen: func(t *testing.T, d block.Device) block.Device {
+			ok(t, d.Close())
+			return open(t, name, Options{Write: true})
+		},
+		Pins: true,
+	})
 }
 
 func TestDiskBusy(t *testing.T) {

@@ -132,7 +132,7 @@ func TestModel(t *testing.T) {
 		seed := rand.Uint64()
 		t.Log("seed", seed)
 		random := rand.New(rand.NewPCG(seed, 0))
-		for range 1000 {
+		for range 500 {
 			model = step(t, random, d, model)
 			if d.Size() != int64(len(model)) {
 				t.Fatalf("size %d, want %d", d.Size(), len(model))

@@ -22,7 +22,8 @@ const (
 	permEnd    = 64 // bytes from either base that a permission may have
 )
 
-// lock takes QEMU's locks for a reader or a writer, which both deny writing and resizing to others. They last as long as the open file description.
+// lock takes QEMU's locks for a reader or a writer, which both deny writing and resizing to others. They last as long as the open
+// file description.
 func lock(f *os.File, write bool) error {
 	uses := []int64{permRead}
 	if write {

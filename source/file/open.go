@@ -11,7 +11,8 @@ import (
 	"github.com/imgtool/imgtool/block"
 )
 
-// ErrNotSeekable: a FIFO, socket or character device was given, whose bytes go one way only. It can be read as a stream, but is not a device.
+// ErrNotSeekable: a FIFO, socket or character device was given, whose bytes go one way only. It can be read as a stream, but is
+// not a device.
 var ErrNotSeekable = errors.New("goes one way only and cannot be used as a disk image in place")
 
 // Options say how to open a file. The zero value opens it for reading.

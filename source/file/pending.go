@@ -190,7 +190,8 @@ func (p *Pending) finish(sync bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// Abort closes the device and removes the temporary file. After a Commit that succeeded, or an Abort, it does nothing, so that it can be deferred.
+// Abort closes the device and removes the temporary file. After a Commit that succeeded, or an Abort, it does nothing, so that it
+// can be deferred.
 func (p *Pending) Abort() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

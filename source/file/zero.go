@@ -99,6 +99,9 @@ func (d *Device) zeroPastEnd(ctx context.Context, off, n int64, f block.Flags) e
 	if err := d.checkGrow(off, n); err != nil || n == 0 {
 		return err
 	}
+	if f&block.Fast != 0 && !d.ways.fast() {
+		return errors.ErrUnsupported // what Caps says, although to lengthen the file would be fast
+	}
 	size, end := d.size.Load(), off+n
 	if end > size {
 		if err := d.extend(ctx, max(off, size), end, f); err != nil {
