@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// file is a file to be made.
-type file struct {
+// entry is a file to be made.
+type entry struct {
 	content
 	part int // index of its partition
 	path string
@@ -21,7 +21,7 @@ type catalog struct {
 	words *words
 	rng   *random // names and sizes
 	seeds *random // of content
-	files []*file
+	files []*entry
 	data  int64 // bytes of content so far
 }
 
@@ -31,16 +31,16 @@ func newCatalog(w *words, o DiskOptions, parts []Partition) *catalog {
 	c.esp(o)
 	c.boot(o, parts)
 	c.root(o, parts)
-	slices.SortStableFunc(c.files, func(a, b *file) int {
+	slices.SortStableFunc(c.files, func(a, b *entry) int {
 		return cmp.Or(cmp.Compare(a.part, b.part), strings.Compare(a.path, b.path))
 	})
 	return c
 }
 
 // in returns the files of a partition.
-func (c *catalog) in(part int) []*file {
-	from, _ := slices.BinarySearchFunc(c.files, part, func(f *file, part int) int { return cmp.Compare(f.part, part) })
-	to, _ := slices.BinarySearchFunc(c.files, part+1, func(f *file, part int) int { return cmp.Compare(f.part, part) })
+func (c *catalog) in(part int) []*entry {
+	from, _ := slices.BinarySearchFunc(c.files, part, func(f *entry, part int) int { return cmp.Compare(f.part, part) })
+	to, _ := slices.BinarySearchFunc(c.files, part+1, func(f *entry, part int) int { return cmp.Compare(f.part, part) })
 	return c.files[from:to]
 }
 
@@ -50,20 +50,20 @@ func (c *catalog) add(part int, path string, k kind, size int64, magic string) {
 	if k == program {
 		mode = 0o755
 	}
-	c.put(&file{part: part, path: path, mode: mode, content: content{kind: k, seed: c.seeds.pcg.Uint64(), size: size, magic: magic}})
+	c.put(&entry{part: part, path: path, mode: mode, content: content{kind: k, seed: c.seeds.pcg.Uint64(), size: size, magic: magic}})
 }
 
 // write lists a file whose content is given.
 func (c *catalog) write(part int, path, text string) {
-	c.put(&file{part: part, path: path, mode: 0o644, content: content{kind: literal, size: int64(len(text)), bytes: []byte(text)}})
+	c.put(&entry{part: part, path: path, mode: 0o644, content: content{kind: literal, size: int64(len(text)), bytes: []byte(text)}})
 }
 
 // symlink lists a symbolic link.
 func (c *catalog) symlink(part int, path, target string) {
-	c.put(&file{part: part, path: path, link: target})
+	c.put(&entry{part: part, path: path, link: target})
 }
 
-func (c *catalog) put(f *file) {
+func (c *catalog) put(f *entry) {
 	c.files = append(c.files, f)
 	c.data += f.size
 }
@@ -130,7 +130,7 @@ func grubConfig(root string) string {
 
 // class is a kind of file that a root file system has many of.
 type class struct {
-	share     int    // of the bytes, in 1000
+	share     int64  // of the bytes, in thousandths
 	path      string // {pkg} stands for a package's name, {name} for the file's
 	kind      kind
 	low, high int64 // bytes
@@ -147,19 +147,22 @@ func classes() []class {
 		{100, "usr/share/doc/{pkg}/{name}", text, 512, 64 * kib, ""},
 		{100, "var/lib/{pkg}/{name}.db", program, 64 * kib, 16 * mib, "SQLite format 3\x00"},
 		{60, "var/log/{name}.log", text, 64 * kib, 4 * mib, ""},
-		{92, "usr/share/{pkg}/{name}.json", records, 1 * kib, 1 * mib, ""},
+		{98, "usr/share/{pkg}/{name}.json", records, 1 * kib, 1 * mib, ""},
 		{4, "etc/{pkg}/{name}.conf", text, 64, 4 * kib, ""},
 		{14, "usr/share/man/man1/{name}.1.gz", packed, 512, 16 * kib, magicGzip},
 		{20, "usr/share/{pkg}/icons/{name}.png", packed, 1 * kib, 64 * kib, magicPNG},
-		{30, "usr/lib/firmware/{pkg}/{name}.bin.xz", packed, 16 * kib, 2 * mib, magicXZ},
+		{24, "usr/lib/firmware/{pkg}/{name}.bin.xz", packed, 16 * kib, 2 * mib, magicXZ},
 	}
 }
 
-const packages = 200 // whose names occur in paths
+const (
+	packages = 200  // whose names occur in paths
+	thousand = 1000 // what the shares of classes add up to
+)
 
 // root lists the files of the root partition, until the disk has o.Data bytes.
 func (c *catalog) root(o DiskOptions, parts []Partition) {
-	for _, dir := range []string{"bin", "lib", "sbin"} {
+	for _, dir := range []string{"bin", "lib"} {
 		c.symlink(rootPart, dir, "usr/"+dir)
 	}
 	c.write(rootPart, "etc/hostname", "localhost\n")
@@ -167,16 +170,18 @@ func (c *catalog) root(o DiskOptions, parts []Partition) {
 	c.write(rootPart, "etc/fstab", fmt.Sprintf("UUID=%s / ext4 defaults 0 1\nUUID=%s /boot ext4 defaults 0 2\nUUID=%s /boot/efi vfat umask=0077 0 2\n",
 		parts[rootPart].UUID, parts[bootPart].UUID, parts[espPart].UUID))
 	total := o.Data - c.data
-	for _, class := range classes() {
-		left := total / 1000 * int64(class.share)
+	for _, cl := range classes() {
+		left := total / thousand * cl.share
 		for n := 0; left > 0; n++ {
 			// A number makes the name the only one of its class.
 			name := fmt.Sprintf("%s%d", c.words.word[c.rng.below(len(c.words.word))], n)
 			pkg := c.words.word[c.rng.below(packages)]
-			path := strings.NewReplacer("{pkg}", pkg, "{name}", name).Replace(class.path)
-			size := min(c.rng.between(class.low, class.high), left)
-			c.add(rootPart, path, class.kind, size, class.magic)
+			path := strings.NewReplacer("{pkg}", pkg, "{name}", name).Replace(cl.path)
+			size := min(c.rng.between(cl.low, cl.high), left)
+			c.add(rootPart, path, cl.kind, size, cl.magic)
 			left -= size
 		}
 	}
+	// What the divisions have left.
+	c.add(rootPart, "usr/share/dict/words", text, o.Data-c.data, "")
 }

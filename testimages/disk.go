@@ -213,7 +213,7 @@ func blank(ctx context.Context, d block.Device, size int64) error {
 	return nil
 }
 
-func formatFAT(ctx context.Context, d block.Device, uuid guid, files []*file) ([][]block.Extent, error) {
+func formatFAT(ctx context.Context, d block.Device, uuid guid, files []*entry) ([][]block.Extent, error) {
 	list := make([]fat.File, len(files))
 	for i, f := range files {
 		list[i] = fat.File{Path: f.path, Size: f.size}
@@ -232,7 +232,7 @@ func formatFAT(ctx context.Context, d block.Device, uuid guid, files []*file) ([
 }
 
 // formatExt4 keeps the files of boot in one piece, so that they can be patched in place, and scatters those of root.
-func formatExt4(ctx context.Context, d block.Device, name string, uuid guid, seed uint64, files []*file) ([][]block.Extent, error) {
+func formatExt4(ctx context.Context, d block.Device, name string, uuid guid, seed uint64, files []*entry) ([][]block.Extent, error) {
 	list := make([]ext4.File, len(files))
 	for i, f := range files {
 		list[i] = ext4.File{Path: f.path, Mode: f.mode, Size: f.size, Link: f.link}

@@ -19,7 +19,7 @@ const (
 
 // writeFiles writes the content of files where places says, with as many workers as there are processors, and returns their entries in
 // the manifest. d is the partition p.
-func writeFiles(ctx context.Context, d block.Device, w *words, p Partition, files []*file, places [][]block.Extent) ([]File, error) {
+func writeFiles(ctx context.Context, d block.Device, w *words, p Partition, files []*entry, places [][]block.Extent) ([]File, error) {
 	listed := make([]File, len(files))
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)

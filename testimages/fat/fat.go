@@ -106,9 +106,9 @@ type geometry struct {
 	tableSectors   int64 // of one table
 }
 
-// newGeometry chooses the largest clusters, up to 4 KiB, of which there are enough for FAT32, or larger ones where there would be too many.
+// newGeometry chooses the largest clusters, up to 4 KiB, of which there are enough for FAT32, or of 8 KiB where there would be too many.
 func newGeometry(size int64) (geometry, error) {
-	for _, clusterSectors := range []int64{8, 4, 2, 1, 16, 32, 64} {
+	for _, clusterSectors := range []int64{8, 4, 2, 1, 16} {
 		g := geometry{sectors: size / sectorSize, clusterSectors: clusterSectors}
 		// As many table entries as there would be clusters if the tables took no room: a little more than needed.
 		most := (g.sectors - reserved) / clusterSectors
