@@ -11,10 +11,11 @@ import (
 
 func TestConformance(t *testing.T) {
 	const size = 1<<20 + 777
-	for i, dir := range folders(t) {
+	dirs := folders(t)
+	for i, dir := range dirs {
 		ops := 60 // where each flush waits for a disk
-		if i > 0 {
-			ops = 0 // as many as the suite likes
+		if i == len(dirs)-1 {
+			ops = 0 // as many as the suite likes, in memory where that can be had
 		}
 		reopen := func(t *testing.T, d block.Device) block.Device {
 			path := d.Info().Name
@@ -38,6 +39,9 @@ func TestConformance(t *testing.T) {
 				Pins:   true,
 			})
 		})
+		if ops > 0 {
+			continue // what the file system can do does not matter to the rest
+		}
 		t.Run("emulated", func(t *testing.T) {
 			blocktest.Run(t, blocktest.Config{
 				New: func(t *testing.T) block.Device {
@@ -63,6 +67,7 @@ func TestConformance(t *testing.T) {
 			Size:     size,
 			Content:  bytes.NewReader(content),
 			ReadOnly: true,
+			Ops:      100,
 			Pins:     true,
 		})
 	})
