@@ -11,6 +11,8 @@
 package convert
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -124,5 +126,27 @@ func (p *progress) add(n int64, change func(*Stats)) {
 	}
 }
 
-func readError(off int64, err error) error  { return fmt.Errorf("read at byte %d: %w", off, err) }
-func writeError(off int64, err error) error { return fmt.Errorf("write at byte %d: %w", off, err) }
+// Error is a failure at a place.
+type Error struct {
+	Op  string // Read, Write or Describe
+	Off int64  // in the image, in bytes: where the request began
+	Err error
+}
+
+// What failed, in an Error.
+const (
+	Read     = "read"
+	Write    = "write"
+	Describe = "find data and holes" // Extents of the source
+)
+
+func (e *Error) Error() string { return fmt.Sprintf("%s at byte %d: %v", e.Op, e.Off, e.Err) }
+func (e *Error) Unwrap() error { return e.Err }
+
+// failure returns an Error. That the caller wants to stop is no failure, and stays as it is.
+func failure(op string, off int64, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return &Error{Op: op, Off: off, Err: err}
+}

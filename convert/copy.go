@@ -71,7 +71,7 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 func makeRoom(ctx context.Context, dst block.Device, size int64) error {
 	caps := dst.Info().Caps
 	if !caps.Write {
-		return fmt.Errorf("write: %w", block.ErrReadOnly)
+		return block.ErrReadOnly
 	}
 	if dst.Size() >= size || caps.Grow && !caps.Resize {
 		return nil
@@ -123,7 +123,7 @@ func (c *copier) copy(ctx context.Context, src block.Device, t task, buf []byte)
 	}
 	p := buf[:t.n]
 	if err := src.Read(ctx, p, t.off); err != nil {
-		return readError(t.off, err)
+		return failure(Read, t.off, err)
 	}
 	return c.store(ctx, p, t.off)
 }
@@ -137,7 +137,7 @@ func (c *copier) store(ctx context.Context, p []byte, off int64) error {
 			return c.zero(ctx, off+i, j-i)
 		}
 		if err := c.dst.Write(ctx, p[i:j], off+i, 0); err != nil {
-			return writeError(off+i, err)
+			return failure(Write, off+i, err)
 		}
 		return nil
 	})
@@ -157,7 +157,7 @@ func (c *copier) zero(ctx context.Context, off, n int64) error {
 		return nil
 	}
 	if err := c.dst.Zero(ctx, off, n, flags); err != nil {
-		return writeError(off, err)
+		return failure(Write, off, err)
 	}
 	return nil
 }
@@ -243,7 +243,7 @@ func (c *copier) move(ctx context.Context, src block.Device, t task) (bool, erro
 		case errors.Is(err, errors.ErrUnsupported), err == nil && n <= 0:
 			return false, nil
 		case err != nil:
-			return false, writeError(off, err)
+			return false, failure(Write, off, err)
 		}
 		off += n
 	}

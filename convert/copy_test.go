@@ -104,15 +104,15 @@ func TestSplit(t *testing.T) {
 
 func TestCopyErrorsNameTheOffset(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(src, dst *sparse)
-		want   string
+		spoil func(src, dst *sparse)
+		want  string
 	}{
 		"read":    {func(s, _ *sparse) { s.badRead = 70000 }, "read at byte 65536: injected"},
 		"write":   {func(_, d *sparse) { d.badPut = 70000 }, "write at byte 65536: injected"},
-		"extents": {func(s, _ *sparse) { s.badMap = 70000 }, "extents at byte 70000: injected"},
+		"extents": {func(s, _ *sparse) { s.badMap = 70000 }, "find data and holes at byte 70000: injected"},
 	} {
 		src, dst := newSparse(bytes.Repeat([]byte{1}, 1<<20)), newSparse(make([]byte, 1<<20))
-		c.break_(src, dst)
+		c.spoil(src, dst)
 		_, err := Copy(t.Context(), src, dst, Options{Request: 64 << 10, ZeroGranule: 4096})
 		if !errors.Is(err, errInjected) || err.Error() != c.want {
 			t.Errorf("%s: %v, want %s", name, err, c.want)

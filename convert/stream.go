@@ -21,7 +21,7 @@ func CopyStream(ctx context.Context, src block.Stream, dst block.Device, o Optio
 			return Stats{}, err
 		}
 	} else if !dst.Info().Caps.Write {
-		return Stats{}, fmt.Errorf("write: %w", block.ErrReadOnly)
+		return Stats{}, block.ErrReadOnly
 	}
 	o.Kernel = Kernel{}
 	workers, request := o.limits(2)
@@ -60,7 +60,7 @@ func extend(ctx context.Context, dst block.Device, size int64) error {
 		return dst.Resize(ctx, size)
 	}
 	if err := dst.Zero(ctx, dst.Size(), size-dst.Size(), 0); err != nil {
-		return writeError(dst.Size(), err)
+		return failure(Write, dst.Size(), err)
 	}
 	return nil
 }
@@ -107,10 +107,10 @@ func (s *gatherer) read(ctx context.Context, src block.Stream) error {
 			return s.flush(ctx)
 		}
 		if err != nil {
-			return readError(s.off, err)
+			return failure(Read, s.off, err)
 		}
 		if _, ok := block.Add(s.off, run.Len); !ok || !run.Zero && run.Len != int64(len(run.Data)) {
-			return readError(s.off, fmt.Errorf("run of %d bytes, of which %d are there", run.Len, len(run.Data)))
+			return failure(Read, s.off, fmt.Errorf("run of %d bytes, of which %d are there", run.Len, len(run.Data)))
 		}
 		if run.Zero {
 			err = s.zeros(ctx, run.Len)

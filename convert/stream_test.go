@@ -139,3 +139,20 @@ func TestWriteToErrors(t *testing.T) {
 		t.Errorf("a bad block: %v", err)
 	}
 }
+
+func TestWriteStreamTo(t *testing.T) {
+	model := randomSparse(rand.New(rand.NewPCG(1, 6)), 1<<20)
+	var out bytes.Buffer
+	st, err := WriteStreamTo(t.Context(), &runs{data: model.data, step: 5000, known: true}, &out, Options{Progress: checkProgress(t, 1<<20)})
+	if err != nil || !bytes.Equal(out.Bytes(), model.data) || st.Size != 1<<20 || st.Read+st.Zero != st.Size {
+		t.Errorf("%+v, %v; equal %v", st, err, bytes.Equal(out.Bytes(), model.data))
+	}
+	full := fullPipe(100000)
+	var e *Error
+	if _, err := WriteStreamTo(t.Context(), &runs{data: model.data, step: 5000}, &full, Options{}); !errors.As(err, &e) || e.Op != Write || e.Off != 100000 {
+		t.Errorf("a full pipe: %v", err)
+	}
+	if _, err := WriteStreamTo(t.Context(), &runs{data: model.data, step: 5000, err: errInjected}, &out, Options{}); !errors.Is(err, errInjected) {
+		t.Errorf("a stream that fails at its end: %v", err)
+	}
+}

@@ -29,7 +29,7 @@ func extents(ctx context.Context, d block.Device, off, end int64) iter.Seq2[bloc
 				err = fmt.Errorf("%s describes nothing here", d.Info().Name)
 			}
 			if err != nil {
-				yield(block.Extent{}, fmt.Errorf("extents at byte %d: %w", off, err))
+				yield(block.Extent{}, failure(Describe, off, err))
 				return
 			}
 			for _, e := range buf {

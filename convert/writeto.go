@@ -45,7 +45,7 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 					r.buf = make([]byte, request)
 				}
 				if err := src.Read(ctx, r.buf[:r.n], r.off); err != nil {
-					return readError(r.off, err)
+					return failure(Read, r.off, err)
 				}
 				close(r.done)
 			}
@@ -56,7 +56,7 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 		var zeros []byte
 		for r := range inOrder {
 			if r.kind == 0 && zeros == nil {
-				zeros = make([]byte, 256<<10)
+				zeros = make([]byte, zeroRun)
 			}
 			if err := r.write(ctx, w, zeros); err != nil {
 				return err
@@ -76,6 +76,41 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 	})
 	err := g.Wait()
 	return p.stats, err
+}
+
+// WriteStreamTo writes all of src to w. Only a nil error says that the stream's checksums were right.
+func WriteStreamTo(ctx context.Context, src block.Stream, w io.Writer, o Options) (Stats, error) {
+	total, _ := src.Size()
+	p := progress{total: total, tell: o.Progress}
+	var zeros []byte
+	for {
+		run, err := src.Next(ctx)
+		if err == io.EOF {
+			return p.stats, nil
+		}
+		if err != nil {
+			return p.stats, failure(Read, p.done, err)
+		}
+		if run.Zero {
+			if zeros == nil {
+				zeros = make([]byte, zeroRun)
+			}
+			err = writeZeros(ctx, w, zeros, p.done, run.Len)
+		} else if _, err = w.Write(run.Data); err != nil {
+			err = failure(Write, p.done, err)
+		}
+		if err != nil {
+			return p.stats, err
+		}
+		p.add(run.Len, func(s *Stats) {
+			s.Size += run.Len
+			if run.Zero {
+				s.Zero += run.Len
+			} else {
+				s.Read += run.Len
+			}
+		})
+	}
 }
 
 // reading is a task whose bytes are in buf once done is closed.
@@ -121,17 +156,25 @@ func (r *reading) write(ctx context.Context, w io.Writer, zeros []byte) error {
 			return ctx.Err()
 		}
 		if _, err := w.Write(r.buf[:r.n]); err != nil {
-			return writeError(r.off, err)
+			return failure(Write, r.off, err)
 		}
 		return nil
 	}
-	for off, end := r.off, r.off+r.n; off < end; {
+	return writeZeros(ctx, w, zeros, r.off, r.n)
+}
+
+// zeroRun is how many zeros go to a pipe at once, in bytes.
+const zeroRun = 256 << 10
+
+// writeZeros writes n zeros, off bytes into the image.
+func writeZeros(ctx context.Context, w io.Writer, zeros []byte, off, n int64) error {
+	for end := off + n; off < end; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		k := min(end-off, int64(len(zeros)))
 		if _, err := w.Write(zeros[:k]); err != nil {
-			return writeError(off, err)
+			return failure(Write, off, err)
 		}
 		off += k
 	}
