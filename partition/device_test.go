@@ -52,10 +52,13 @@ func (m *memory) flip(off int64) {
 
 func (m *memory) bytes(off, n int64) []byte {
 	p := make([]byte, n)
-	for i := range p {
-		if page := m.pages[(off+int64(i))/pageSize]; page != nil {
-			p[i] = page[(off+int64(i))%pageSize]
+	for done := int64(0); done < n; {
+		page, at := (off+done)/pageSize, (off+done)%pageSize
+		k := min(n-done, pageSize-at)
+		if b := m.pages[page]; b != nil {
+			copy(p[done:done+k], b[at:])
 		}
+		done += k
 	}
 	return p
 }

@@ -309,6 +309,23 @@ func TestHeaderLimits(t *testing.T) {
 	}
 }
 
+// One entry more than is accepted, on a disk that has room for it and with the right CRC.
+func TestArrayLimit(t *testing.T) {
+	for entries, accepted := range map[uint32]bool{maxArray / 128: true, maxArray/128 + 1: false} {
+		d := sampleDisk(t, 512)
+		array := make([]byte, entries*128)
+		copy(array, d.bytes(1024, 128))
+		d.put(array, 2<<20)
+		patchHeader(d, 512, func(h *gptHeader) {
+			h.PartitionEntryLBA, h.NumberOfPartitionEntries, h.PartitionEntryArrayCRC32 = 4096, entries, crc32.ChecksumIEEE(array)
+		})
+		// The primary has one partition here, the backup four.
+		if table := mustRead(t, d); (len(table.Partitions) == 1) != accepted {
+			t.Errorf("%d entries: %d partitions, problems %q", entries, len(table.Partitions), table.Problems)
+		}
+	}
+}
+
 func TestEntrySizeIsHonoured(t *testing.T) {
 	d := sampleDisk(t, 512)
 	array := d.bytes(1024, gptArray)
