@@ -133,11 +133,13 @@ func (m *model) absorb(ctx context.Context, d block.Device, p []byte, off, n int
 
 // extents asks for all extents of a range, call by call, and checks what the contract says of each call.
 func extents(ctx context.Context, d block.Device, m block.Map, off, n int64) ([]block.Extent, error) {
-	// The first of the caller's own extents would be continued by data, the second by a hole.
-	own := []block.Extent{{Off: off - 2, Len: 1, Flags: block.ExtZero}, {Off: off - 1, Len: 1, Flags: block.ExtData}}
+	// What the caller has already ends where the answer begins, so that a device which merges the two shows: a hole or data, by turns.
+	own := []block.Extent{{Len: 1, Flags: block.ExtZero}, {Len: 1, Flags: block.ExtData}}
 	var all []block.Extent
 	for end := off + n; off < end; {
-		own[0], own[1] = own[1], own[0]
+		if own[0].Off, own[1].Off = off-1, off-1; off%2 == 1 {
+			own[0], own[1] = own[1], own[0]
+		}
 		buf := append(make([]block.Extent, 0, 64), own...)
 		got, err := d.Extents(ctx, m, off, end-off, buf)
 		if err != nil {
@@ -156,9 +158,6 @@ func extents(ctx context.Context, d block.Device, m block.Map, off, n int64) ([]
 			off = e.End()
 		}
 		all = append(all, got...)
-		for i := range own {
-			own[i].Off = off - own[i].Len
-		}
 	}
 	return all, nil
 }

@@ -67,7 +67,7 @@ func (s suite) zeroLength(t *testing.T) {
 func (s suite) ranges(t *testing.T) {
 	d, m := s.open(t), s.model(t)
 	if !s.ReadOnly {
-		m = s.drive(t, d, 4) // so that there is something to lose
+		s.fill(t, d, m) // so that there is something to lose
 	}
 	const biggest = math.MaxInt64
 	size := d.Size()
@@ -98,6 +98,20 @@ func (s suite) ranges(t *testing.T) {
 		t.Errorf("Pin of a byte past the end works")
 	}
 	check(t, d, m, "after calls outside the device")
+}
+
+// fill writes something else to every byte that can be written.
+func (s suite) fill(t *testing.T, d block.Device, m *model) {
+	t.Helper()
+	r := newRunner(s.Config, d, m, &dice{rnd: s.rand(4)})
+	data := make([]byte, s.Size)
+	for i := range data {
+		data[i] = byte(r.rnd.Uint32())
+	}
+	ctx := t.Context()
+	if err := r.changed(ctx, d.Write(ctx, data, 0, 0), "write", data, 0, s.Size); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // edges changes single bytes and neighbours at the ends of the device and around likely blocks.
