@@ -13,6 +13,9 @@
 //
 // Readers that cannot write embed [ReadOnly]. [At] gives the io.ReaderAt and io.WriterAt that other Go libraries take.
 //
+// [Memory], [NewNull] and [NewPattern] are devices of their own; [Concat], [NewOverlay] and [Align] are made of others. [Calls] does for
+// a driver what Close asks: it waits for calls in flight, and refuses later ones.
+//
 // Sources that have no size and go one way only are a [Stream].
 //
 // # Ownership

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -206,6 +207,7 @@ func flaws() map[string]func(m *block.Memory) *broken {
 				if err := m.Read(ctx, buf, start); err != nil {
 					return err
 				}
+				runtime.Gosched()
 				copy(buf[off-start:], p)
 				return m.Write(ctx, buf, start, f)
 			}}

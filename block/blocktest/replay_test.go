@@ -116,6 +116,52 @@ func TestReplayTwoDevices(t *testing.T) {
 	}
 }
 
+// slow is a device whose writes wait until they may return.
+type slow struct {
+	block.Filter
+	began, finish chan struct{}
+}
+
+func (s slow) Write(ctx context.Context, p []byte, off int64, f block.Flags) error {
+	s.began <- struct{}{}
+	<-s.finish
+	return s.Device.Write(ctx, p, off, f)
+}
+
+// A flush covers what returned before it was called: not what was in flight, even where that returned before the flush did.
+func TestReplayWriteInFlight(t *testing.T) {
+	d := slow{block.Filter{Device: block.NewMemory(replaySize)}, make(chan struct{}), make(chan struct{})}
+	r := blocktest.NewRecorder(d)
+	var wait sync.WaitGroup
+	wait.Go(func() { put(t, r, 'a', 0) })
+	<-d.began
+	check(t, r.Flush(t.Context()))
+	d.finish <- struct{}{}
+	wait.Wait()
+	r.Log().Mark(1)
+	lost := false
+	for s := range r.Log().Replay(blocktest.Crashes{}) {
+		lost = lost || s.Mark == 1 && letters(t, s.Devices[0]) == ""
+	}
+	if !lost {
+		t.Error("a write that was in flight during the flush is never lost")
+	}
+}
+
+// What is durable stays over what came before it and is not.
+func TestReplayOrder(t *testing.T) {
+	r := blocktest.NewRecorder(block.NewMemory(replaySize))
+	put(t, r, 'a', 0)
+	check(t, r.Write(t.Context(), bytes.Repeat([]byte{'X'}, 4096), 0, block.FUA))
+	r.Log().Mark(1)
+	put(t, r, 'b', 0)
+	for s := range r.Log().Replay(blocktest.Crashes{}) {
+		if got := letters(t, s.Devices[0]); s.Mark == 1 && !strings.HasPrefix(got, "X") {
+			t.Errorf("%s: %q", s.What, got)
+		}
+	}
+}
+
 // A change that failed may have been done in part, and no flush makes it certain.
 func TestReplayFailedWrite(t *testing.T) {
 	faulty := blocktest.NewFaulty(block.NewMemory(replaySize), blocktest.Fault{Ops: blocktest.OpWrite, Nth: 1, Times: 1, Err: errDisk})
