@@ -2,17 +2,17 @@
 //
 // # The device
 //
-// Every image, be it a local file, a URL or a network block device, raw, compressed, encrypted or inside an archive, is opened
-// as one thing: a sparse block device, [github.com/imgtool/imgtool/block.Device]. It has a size, it reads and perhaps writes at any byte, and it knows
-// where it holds data. What imgtool does to images is written over that interface, and so works on every kind of image and on
-// every nesting of them. A program that wants more than the command line offers starts there as well.
+// Every image, be it a local file, raw or compressed, a partition of a disk, or any nesting of these, is opened as one thing: a sparse block
+// device, [github.com/imgtool/imgtool/block.Device]. It has a size, it reads and perhaps writes at any byte, and it knows where it holds data.
+// What imgtool does to images is written over that interface, and so works on every kind of image and on every nesting of them. A program that
+// wants more than the command line offers starts there as well.
 //
-//   - A source brings bytes: a file, a URL, a network block device. These are the packages below source, and nbd.
-//   - A format gives bytes a meaning: gz, qcow2, vmdk. Package formats says what a driver is; each driver has its folder there.
-//   - A layer changes what happens on the way: it keeps changes in memory, retries, slows down. Package layer has one small file for each.
+//   - A source brings bytes: a local file, a disk, standard input. These are the packages below source.
+//   - A format gives bytes a meaning: raw, gz. Package formats says what a driver is; each driver has its folder there.
 //   - A partition, found by package partition, is a window onto a device.
 //   - A chain, parsed and opened by package chain, is text that names all of these, from the bytes outward.
 //   - Package convert copies any device to any target.
+//   - Package segment writes what is planned from front to back, on all processors.
 //
 // # Modifiable images
 //
@@ -28,8 +28,8 @@
 //	disk.raw.gz                                    opened by what its bytes are
 //	disk.raw.gz::gz::raw                           every layer named
 //	disk.raw.gz::gz::part=2                        the second partition
-//	disk.raw.gz::gz::part=2::luks,key-file=k       LUKS inside it
-//	nbd+unix:///export?socket=/run/s::qcow2        qcow2 from a network block device
+//	disk.raw.gz::gz::part=name=boot                the partition named boot
+//	disk.raw::window,offset=1M,size=64k            any range of a disk
 //	-                                              standard input or output
 //
 // What is not named is found by looking at the bytes, through compression and archives only. The first disk format ends the search, raw among them: what

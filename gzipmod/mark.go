@@ -206,3 +206,18 @@ func parseJournal(p []byte) *journal {
 	}
 	return j
 }
+
+// NoMark is the Mark of a file that is thrown away if its change is interrupted, such as a copy that has no name yet.
+type NoMark struct{}
+
+// Load returns nil.
+func (NoMark) Load(context.Context) ([]byte, error) { return nil, nil }
+
+// Save does nothing.
+func (NoMark) Save(context.Context, []byte) error { return nil }
+
+// Append does nothing.
+func (NoMark) Append(context.Context, []byte) error { return nil }
+
+// Clear does nothing.
+func (NoMark) Clear(context.Context) error { return nil }

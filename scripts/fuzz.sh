@@ -31,7 +31,7 @@ cat >"$work/one" <<'ONE'
 binary=$1 target=$2 package=$3 dir=$4
 log=$binary.$target.log
 once() {
-	(cd "$dir" && "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$FUZZTIME" -test.parallel 1 \
+	(cd "$dir" && "$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$FUZZTIME" -test.parallel 1 -test.fuzzminimizetime 10x \
 		-test.fuzzcachedir "$FUZZCACHE/$package") >"$log" 2>&1
 }
 # Go can mistake the end of the time for a failure when an input is still being tried; such a log has no failing input.

@@ -77,4 +77,3 @@ func copyExtent(ctx context.Context, dst, src *Device, e block.Extent, how strin
 	}
 	return how, nil
 }
-

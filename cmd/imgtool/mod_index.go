@@ -1,0 +1,34 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/imgtool/imgtool/gzipmod"
+)
+
+func newModIndex(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "index FILE.gz",
+		Short: "Fill in the index of an image that was written to a pipe",
+		Long: `An image that was made on a pipe has room for its index, but nobody could go back and fill it in. This decodes the file once and
+fills it in. A file whose index is complete is left alone.`,
+		Example: `  imgtool mod make --keep name=boot disk.raw - | ssh host 'cat > disk.raw.gz; imgtool mod index disk.raw.gz'`,
+		Args:    exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, path := cmd.Context(), args[0]
+			f, mark, err := openModFile(ctx, path, true)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			progress, end := a.showProgress()
+			err = gzipmod.Rebuild(ctx, f, mark, progress)
+			end()
+			if err != nil {
+				return nameFile(path, modHint(err))
+			}
+			a.printf("%s: the index is complete", path)
+			return nil
+		},
+	}
+}
