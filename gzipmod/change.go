@@ -35,6 +35,7 @@ type changes struct {
 	named     map[blockID]bool
 	delta     map[int]uint32 // by region: what its CRC is to be changed by
 	unsettled bool           // writes since checksums were last written
+	durable   bool           // nothing was written since the last flush of the file
 	failed    error          // a write left a block in an unknown state: the mark has to stay
 	torn      error          // the mark could not be appended to: it takes no more names until it starts anew
 	timer     *time.Timer
@@ -43,7 +44,7 @@ type changes struct {
 type blockID struct{ region, block int }
 
 func newChanges(d *Device, m Mark, header []byte) *changes {
-	return &changes{dev: d, mark: m, header: header, named: map[blockID]bool{}, delta: map[int]uint32{}}
+	return &changes{dev: d, mark: m, header: header, named: map[blockID]bool{}, delta: map[int]uint32{}, durable: true}
 }
 
 // kept returns the kept region that holds all of the range.
@@ -223,7 +224,7 @@ func (c *changes) replace(ctx context.Context, i int, at int64, p []byte, fileOf
 	delta := crcmath.Across(r.Len - at - int64(len(p))).Shift(before ^ after)
 	c.mu.Lock()
 	c.delta[i] ^= delta
-	c.unsettled = true
+	c.unsettled, c.durable = true, false
 	c.mu.Unlock()
 	return err
 }
@@ -251,8 +252,11 @@ func (c *changes) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.dev.file.Flush(ctx); err != nil {
-		return err
+	if !c.durable {
+		if err := c.dev.file.Flush(ctx); err != nil {
+			return err
+		}
+		c.durable = true
 	}
 	if len(c.named) > 0 && c.timer == nil {
 		c.timer = time.AfterFunc(idle, c.removeIdle)
