@@ -12,17 +12,20 @@ import (
 
 // The gzip header (RFC 1952 section 2.3): ten bytes, XLEN, one extra subfield that holds the index, and no FNAME, FCOMMENT or FHCRC.
 const (
-	headerFixed   = 10 // ID1 ID2 CM FLG MTIME XFL OS
-	subfieldOff   = headerFixed + 2
-	indexOff      = subfieldOff + 4
-	flagExtra     = 4 // FLG.FEXTRA
-	osUnknown     = 255
-	subfieldID    = "IM"
-	maxHeader     = 32000 // busybox reads headers through a buffer of 32 KiB
-	maxIndex      = maxHeader - indexOff
-	indexVersion  = 1
-	stateReserved = 0 // only sizes and kinds are true
-	stateComplete = 1
+	headerFixed = 10 // ID1 ID2 CM FLG MTIME XFL OS
+	subfieldOff = headerFixed + 2
+	indexOff    = subfieldOff + subfieldHeader
+	flagExtra   = 4 // FLG.FEXTRA
+	osUnknown   = 255
+	subfieldID  = "IM"
+	paddingID   = "IP" // a second subfield, of zeros, where the index turned out shorter than the room left for it
+
+	subfieldHeader = 4     // identifier and LEN
+	maxHeader      = 32000 // busybox reads headers through a buffer of 32 KiB
+	maxIndex       = maxHeader - indexOff
+	indexVersion   = 1
+	stateReserved  = 0 // only sizes and kinds are true
+	stateComplete  = 1
 )
 
 // The index: a fixed part, the regions, the chunks; all little-endian. Offsets are from the start of the index.
@@ -81,12 +84,18 @@ func (l *Layout) marshalIndex() []byte {
 func (l *Layout) marshalHeader(mtime uint32) []byte {
 	le := binary.LittleEndian
 	index := l.marshalIndex()
-	p := []byte{0x1f, 0x8b, 8, flagExtra, 0, 0, 0, 0, 0, osUnknown}
-	le.PutUint32(p[4:], mtime)
+	p := gzipHeader(mtime)
 	p = le.AppendUint16(p, uint16(4+len(index)))
 	p = append(p, subfieldID...)
 	p = le.AppendUint16(p, uint16(len(index)))
 	return append(p, index...)
+}
+
+// gzipHeader returns the header up to XLEN.
+func gzipHeader(mtime uint32) []byte {
+	p := []byte{0x1f, 0x8b, 8, flagExtra, 0, 0, 0, 0, 0, osUnknown}
+	binary.LittleEndian.PutUint32(p[4:], mtime)
+	return p
 }
 
 // ErrNoIndex: the file is a gzip file, but holds no index of ours: it is not a modifiable image.
@@ -103,21 +112,31 @@ func parseHeader(p []byte) (*Layout, error) {
 		return nil, ErrNoIndex
 	}
 	xlen, n := int(le.Uint16(p[headerFixed:])), int(le.Uint16(p[subfieldOff+2:]))
-	if xlen != n+4 || n > maxIndex {
+	end := subfieldOff + xlen
+	if end > maxHeader || indexOff+n > end {
 		return nil, block.Corrupt(indexFormat, "extra field", headerFixed, "XLEN is %d around an index of %d bytes", xlen, n)
 	}
-	if len(p) < indexOff+n {
+	if len(p) < end {
 		return nil, block.Corrupt(indexFormat, indexPart, indexOff, "%w: the file ends inside it", errTruncated)
+	}
+	if padding := p[indexOff+n : end]; len(padding) > 0 && !isPadding(padding) {
+		return nil, block.Corrupt(indexFormat, "extra field", int64(indexOff+n), "what follows the index is no padding")
 	}
 	l, err := parseIndex(p[indexOff : indexOff+n])
 	if err != nil {
 		return nil, err
 	}
-	l.headerLen = int64(indexOff + n)
+	l.headerLen = int64(end)
 	if !l.Complete {
 		return l, nil
 	}
 	return l, l.checkPlaces()
+}
+
+// isPadding reports whether p is a padding subfield and nothing else.
+func isPadding(p []byte) bool {
+	return len(p) >= subfieldHeader && string(p[:2]) == paddingID && int(binary.LittleEndian.Uint16(p[2:])) == len(p)-subfieldHeader &&
+		block.IsZero(p[subfieldHeader:])
 }
 
 // parseIndex reads an index and checks it against itself.

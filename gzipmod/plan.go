@@ -54,8 +54,10 @@ func NewLayout(ctx context.Context, src block.Device, o Options) (*Layout, error
 	if err != nil {
 		return nil, err
 	}
-	for chunk := int64(minChunk); chunk <= maxChunk; chunk *= 2 {
-		for hole := int64(minHole); hole <= 16*minHole; hole *= 2 {
+	// Longer chunks make reading at random slower, and a longer shortest hole makes more to compress: the least of both that fits.
+	longest := int64(16 * minHole)
+	for chunk := int64(minChunk); chunk <= maxChunk; chunk, longest = chunk*2, longest*4 {
+		for hole := int64(minHole); hole <= longest; hole *= 2 {
 			l := &Layout{Size: size, ChunkSize: chunk}
 			l.divide(keep, apart, holes, hole)
 			if n := indexLen(int64(len(l.Regions)), int64(len(l.Chunks))); n <= maxIndex {

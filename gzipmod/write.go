@@ -19,17 +19,15 @@ const storedBatch = 16 * StoredLen
 // Plan returns the file as segments. They read src, which must not change, and fill in the layout; it is complete when the plan is
 // written. A layout is planned once.
 func (l *Layout) Plan(src block.Device, o Options) (*segment.Plan, error) {
-	level := o.Level
-	if level == 0 {
-		level = DefaultLevel
-	}
-	if level < 1 || level > 9 {
-		return nil, fmt.Errorf("compression level %d is not in 1 to 9", level)
+	level, err := o.level()
+	if err != nil {
+		return nil, err
 	}
 	w := &fileWriter{Layout: l, src: src, level: level}
 	header := l.marshalHeader(mtime(o.ModTime))
 	return &segment.Plan{
-		Work: l.Size,
+		Work:   l.Size,
+		Buffer: 2 * l.ChunkSize, // as it is read, and as it is written
 		Segments: func(yield func(segment.Segment, error) bool) {
 			if !yield(segment.Segment{Bytes: header}, nil) {
 				return
@@ -47,6 +45,17 @@ func (l *Layout) Plan(src block.Device, o Options) (*segment.Plan, error) {
 	}, nil
 }
 
+// level returns the effort of compression.
+func (o Options) level() (int, error) {
+	if o.Level == 0 {
+		return DefaultLevel, nil
+	}
+	if o.Level < 1 || o.Level > 9 {
+		return 0, fmt.Errorf("compression level %d is not in 1 to 9", o.Level)
+	}
+	return o.Level, nil
+}
+
 // mtime returns t for MTIME, 0 where it does not fit.
 func mtime(t time.Time) uint32 {
 	if s := t.Unix(); !t.IsZero() && s > 0 && s <= 1<<32-1 {
@@ -54,9 +63,6 @@ func mtime(t time.Time) uint32 {
 	}
 	return 0
 }
-
-// BufferLen returns the most memory in bytes that a segment of the plan needs while it is filled.
-func (l *Layout) BufferLen() int64 { return 2 * l.ChunkSize }
 
 // fileWriter makes the segments of a file.
 type fileWriter struct {
@@ -73,10 +79,7 @@ func (w *fileWriter) region(i int, yield func(segment.Segment, error) bool) bool
 	switch r.Kind {
 	case Hole:
 		*crc = crcmath.Zeros(r.Len)
-		z := encodeZeros(r.Len)
-		return (len(z.prefix) == 0 || yield(segment.Segment{Bytes: z.prefix}, nil)) &&
-			(z.middle == 0 || yield(segment.Segment{Zeros: z.middle}, nil)) &&
-			yield(segment.Segment{Bytes: z.suffix, Work: r.Len}, nil)
+		return eachHoleSegment(r.Len, func(s segment.Segment) bool { return yield(s, nil) })
 	case Kept:
 		for off := r.Off; off < r.End(); off += storedBatch {
 			if !yield(w.stored(r, crc, off, min(storedBatch, r.End()-off)), nil) {
@@ -91,6 +94,14 @@ func (w *fileWriter) region(i int, yield func(segment.Segment, error) bool) bool
 		}
 	}
 	return true
+}
+
+// eachHoleSegment yields the segments of a hole of n bytes.
+func eachHoleSegment(n int64, yield func(segment.Segment) bool) bool {
+	z := encodeZeros(n)
+	return (len(z.prefix) == 0 || yield(segment.Segment{Bytes: z.prefix})) &&
+		(z.middle == 0 || yield(segment.Segment{Zeros: z.middle})) &&
+		yield(segment.Segment{Bytes: z.suffix, Work: n})
 }
 
 // chunk returns the segment of chunk k of a Data region, which adds its CRC to sum.

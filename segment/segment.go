@@ -44,4 +44,6 @@ type Plan struct {
 	Patches func() ([]Patch, error)
 	// Work is the sum of the segments' Work.
 	Work int64
+	// Buffer is the most memory in bytes that a segment needs from when it is filled until it is written; 0 where it is little.
+	Buffer int64
 }

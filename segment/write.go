@@ -12,10 +12,32 @@ import (
 type Options struct {
 	// Workers is how many Fill functions run at once; 0 means one per processor.
 	Workers int
-	// Buffered is how many filled segments may wait for their turn; 0 means two per worker.
-	Buffered int
+	// Memory bounds the memory of segments that are being filled or wait for their turn, in bytes; 0 means DefaultMemory. One is always in work.
+	Memory int64
 	// Progress is told how much of the plan's Work is written. Calls come from one goroutine.
 	Progress func(done, total int64)
+}
+
+// DefaultMemory is the budget where none is given, in bytes.
+const DefaultMemory = 256 << 20
+
+// limits returns how many workers there are, and how many filled segments may wait.
+func (o Options) limits(p *Plan) (workers, waiting int) {
+	workers = o.Workers
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	waiting = 2 * workers
+	if p.Buffer > 0 {
+		memory := o.Memory
+		if memory <= 0 {
+			memory = DefaultMemory
+		}
+		fit := int(min(memory/p.Buffer, 1<<16))
+		workers = max(min(workers, (fit+1)/2), 1)
+		waiting = max(min(waiting, fit-workers), 1)
+	}
+	return workers, waiting
 }
 
 // job is a segment on its way from the plan, through a worker if it has a Fill, to the writer.
@@ -29,22 +51,17 @@ type job struct {
 // Write writes the plan to s and returns the length of the output. On an error, cancellation included, it returns when all workers
 // have stopped; what was written so far is the caller's to throw away.
 func Write(ctx context.Context, s Sink, p *Plan, o Options) (int64, error) {
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if o.Buffered <= 0 {
-		o.Buffered = 2 * o.Workers
-	}
+	workers, waiting := o.limits(p)
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 
-	ordered := make(chan *job, o.Buffered)
+	ordered := make(chan *job, waiting)
 	work := make(chan *job)
-	buffers := make(chan []byte, o.Buffered+o.Workers+1)
+	buffers := make(chan []byte, waiting+workers+1)
 	wg.Go(func() { dispatch(ctx, p, ordered, work) })
-	for range o.Workers {
+	for range workers {
 		wg.Go(func() {
 			for j := range work {
 				var buf []byte

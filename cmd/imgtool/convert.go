@@ -230,13 +230,13 @@ func (v *conversion) write(ctx context.Context, img *chain.Image, d *formats.Dri
 	case img.Device != nil && d.Plan != nil:
 		p, err := d.Plan(ctx, img.Device, o)
 		if err != nil {
-			return 0, nameError(img, err)
+			return 0, err
 		}
 		return o.Size, v.writePlan(ctx, p, t)
 	case img.Stream != nil && d.PlanStream != nil:
 		p, err := d.PlanStream(ctx, img.Stream, o)
 		if err != nil {
-			return 0, nameError(img, err)
+			return 0, err
 		}
 		return max(o.Size, 0), v.writePlan(ctx, p, t)
 	case t.Writer != nil && d.Name == raw.Name:
@@ -271,7 +271,7 @@ func (v *conversion) writeRaw(ctx context.Context, img *chain.Image, t *chain.Ta
 }
 
 func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Target) error {
-	o := segment.Options{Workers: v.workers, Progress: v.progress}
+	o := segment.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: v.progress}
 	if t.Writer != nil {
 		_, err := segment.Write(ctx, segment.ToWriter(t.Writer), p, o)
 		return err

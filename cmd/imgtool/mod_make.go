@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -47,7 +46,7 @@ written to a pipe needs "imgtool mod index" before it can be changed.
 			if err != nil {
 				return err
 			}
-			if err := a.writeMod(ctx, l, plan, args[1], workers, sync); err != nil {
+			if err := a.writeMod(ctx, plan, args[1], workers, sync); err != nil {
 				return err
 			}
 			if args[1] == chain.Standard {
@@ -71,7 +70,7 @@ written to a pipe needs "imgtool mod index" before it can be changed.
 }
 
 // writeMod writes a planned image to a target, which gets its name when all went well.
-func (a *app) writeMod(ctx context.Context, l *gzipmod.Layout, plan *segment.Plan, target string, workers int, sync bool) error {
+func (a *app) writeMod(ctx context.Context, plan *segment.Plan, target string, workers int, sync bool) error {
 	t, err := chain.Create(ctx, target, chain.CreateOptions{Sync: sync, Stdout: a.stdout})
 	if err != nil {
 		return err
@@ -82,13 +81,7 @@ func (a *app) writeMod(ctx context.Context, l *gzipmod.Layout, plan *segment.Pla
 		sink = segment.ToDevice(t.Device)
 	}
 	progress, end := a.showProgress()
-	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	// Every segment that is being made, or waits for its turn, has a buffer.
-	fit := max(int(int64(a.memory)/l.BufferLen()), 2)
-	workers = min(workers, (fit+1)/2)
-	_, err = segment.Write(ctx, sink, plan, segment.Options{Workers: workers, Buffered: min(2*workers, fit-workers), Progress: progress})
+	_, err = segment.Write(ctx, sink, plan, segment.Options{Workers: workers, Memory: int64(a.memory), Progress: progress})
 	end()
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ func Driver() formats.Driver {
 		Open:       open,
 		Decode:     decode,
 		Plan:       plan,
+		PlanStream: planStream,
 		Options:    &Options{Level: gzipmod.DefaultLevel},
 	}
 }
@@ -98,6 +99,14 @@ func decode(_ context.Context, r io.Reader, o formats.OpenOptions) (block.Stream
 		return nil, err
 	}
 	return &stream{d: newDecoder(r, 0), buf: make([]byte, 256<<10)}, nil
+}
+
+func planStream(ctx context.Context, src block.Stream, o formats.CreateOptions) (*segment.Plan, error) {
+	opts, err := formats.ParseOptions(&Options{Level: gzipmod.DefaultLevel}, o.Values)
+	if err != nil {
+		return nil, err
+	}
+	return gzipmod.PlanStream(ctx, src, gzipmod.Options{Level: opts.Level, ModTime: o.ModTime})
 }
 
 func plan(ctx context.Context, src block.Device, o formats.CreateOptions) (*segment.Plan, error) {
