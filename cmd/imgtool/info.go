@@ -63,7 +63,9 @@ func newInfo(a *app) *cobra.Command {
 		Short: "Show what an image is",
 		Args:  exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := chain.Open(c.Context(), args[0], a.openOptions(format))
+			o := a.openOptions(format)
+			o.Sequential = true // a foreign gzip would be decoded to its end, only to learn its size
+			img, err := chain.Open(c.Context(), args[0], o)
 			if err != nil {
 				return err
 			}

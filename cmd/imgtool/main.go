@@ -24,8 +24,10 @@ func run(args []string) int {
 	// Whoever asks for SIGPIPE is not killed by it, and can remove temporary files: the write fails with EPIPE instead.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
+	stdin, restore := interruptible(ctx, os.Stdin)
+	defer restore()
 	a := &app{
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: bufio.NewWriter(os.Stdout),
+		stdin: stdin, stdout: os.Stdout, stderr: os.Stderr, out: bufio.NewWriter(os.Stdout),
 		json: slices.Contains(args, "--json"), // so that what is wrong with other flags is told in JSON as well
 	}
 	root := newRoot(a)
@@ -33,6 +35,9 @@ func run(args []string) int {
 	err := root.ExecuteContext(ctx)
 	if e := a.flush(); err == nil {
 		err = e
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // whatever it looked like
 	}
 	return a.finish(err)
 }

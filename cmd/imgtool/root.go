@@ -58,7 +58,7 @@ Exit codes:
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageOf(c, err) })
 
 	f := root.PersistentFlags()
-	f.BoolVar(&a.json, "json", false, "print JSON for programs, errors included")
+	f.BoolVar(&a.json, "json", a.json, "print JSON for programs, errors included")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only: no warnings, no progress")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "the same as --log-level=debug")
 	f.StringVar(&a.logLevel, "log-level", "warn", "least important message to log: debug, info, warn or error")
