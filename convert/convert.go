@@ -39,7 +39,7 @@ const (
 type Options struct {
 	// Workers is how many requests are in flight; 0 means one for each processor, at most 16.
 	Workers int
-	// Request is the longest request in bytes; 0 means DefaultRequest.
+	// Request is the longest request in bytes; 0 means DefaultRequest, or the block that a source unpacks at a time where that is longer.
 	Request int64
 	// Memory bounds all buffers together, in bytes; 0 means DefaultMemory. Requests are made shorter, and then workers fewer, to keep it.
 	Memory int64
@@ -77,14 +77,20 @@ type Stats struct {
 	Found int64 // of Read: found to be zero
 }
 
-// limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers.
-func (o Options) limits(buffersPerWorker int64) (workers int, request int64) {
+// limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers and reads
+// from the sources.
+func (o Options) limits(buffersPerWorker int64, sources ...block.Device) (workers int, request int64) {
 	workers, request = o.Workers, o.Request
 	if workers <= 0 {
 		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	if request <= 0 {
 		request = DefaultRequest
+		for _, s := range sources {
+			if i := s.Info(); i.Caps.Packed {
+				request = max(request, i.PreferredBlock)
+			}
+		}
 	}
 	memory := o.Memory
 	if memory <= 0 {

@@ -62,7 +62,7 @@ func (d *Device) kept(off, n int64) (int, error) {
 			if r.Kind == Kept {
 				at = r.End()
 			}
-			return 0, fmt.Errorf("writing %d bytes at byte %d: from byte %d on, %w (%w)", n, off, at, ErrCompressed, block.ErrReadOnly)
+			return 0, &compressedError{off, n, at}
 		}
 	}
 	return i, nil
@@ -162,7 +162,7 @@ func (c *changes) name(ctx context.Context, i int, at int64, p []byte) error {
 		}
 	}
 	if err := c.announce(ctx, records); err != nil {
-		return fmt.Errorf("marking the change: %w", err)
+		return fmt.Errorf("the change cannot be announced: %w", err)
 	}
 	for _, rec := range records {
 		c.named[blockID{i, int(rec.block)}] = true
@@ -292,7 +292,7 @@ func (c *changes) removeIdle() {
 	defer c.dev.life.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dev.closed || c.unsettled || c.failed != nil || len(c.named) == 0 {
+	if c.dev.closed || c.unsettled || !c.durable || c.failed != nil || len(c.named) == 0 {
 		return
 	}
 	if c.mark.Clear(context.Background()) == nil {
@@ -313,8 +313,11 @@ func (c *changes) finish(ctx context.Context) error {
 		return nil
 	}
 	if err := c.settle(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrDirty, err)
 	}
 	c.timer.Stop()
-	return c.mark.Clear(ctx)
+	if err := c.mark.Clear(ctx); err != nil {
+		return fmt.Errorf("the change is complete, but its mark could not be removed: %w", err)
+	}
+	return nil
 }

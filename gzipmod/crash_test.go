@@ -108,7 +108,7 @@ func openRead(t *testing.T, file block.Device) *Device {
 // sound checks that the file is in order and has no mark.
 func sound(t *testing.T, file block.Device, mark Mark, what string) {
 	t.Helper()
-	if dirty, err := marked(ctx, mark); dirty || err != nil {
+	if dirty, err := Marked(ctx, mark); dirty || err != nil {
 		t.Fatalf("%s: the mark is still there, %v", what, err)
 	}
 	_, problems, err := Verify(ctx, file, VerifyOptions{Workers: 1})

@@ -14,7 +14,7 @@ import (
 
 // OpenOptions for Open.
 type OpenOptions struct {
-	// Write makes the kept ranges writable. The file must be locked against other writers, and Mark must be set.
+	// Write makes the kept ranges writable. The file must be locked against other writers. Without a Mark Open returns errors.ErrUnsupported.
 	Write bool
 	// Mark keeps the mark of unfinished changes. For reading it may be nil; then an interrupted change is not noticed.
 	Mark Mark
@@ -41,7 +41,7 @@ type Device struct {
 // Open opens a modifiable image in file and takes ownership of it, unless it returns an error: block.ErrNotFormat for what is no gzip file,
 // ErrNoIndex for a foreign one, ErrIncomplete, ErrDirty for writing where a change was interrupted.
 func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error) {
-	dirty, err := marked(ctx, o.Mark)
+	dirty, err := Marked(ctx, o.Mark)
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +58,8 @@ func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error
 	if !l.Complete {
 		return nil, ErrIncomplete
 	}
-	if file.Size() < l.FileSize {
-		return nil, block.Corrupt(indexFormat, "file", file.Size(), "%w: it should have %d bytes", errTruncated, l.FileSize)
+	if err := checkSize(file, l); err != nil {
+		return nil, err
 	}
 	if err := checkTail(ctx, file, l); err != nil && !dirty {
 		return nil, err
@@ -69,13 +69,13 @@ func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error
 		d.cache.limit = 64 << 20
 	}
 	lower := file.Info()
-	d.info = block.Info{Name: lower.Name, Format: indexFormat, MinBlock: 1, PreferredBlock: 64 << 10, Caps: block.Caps{Packed: true}}
+	d.info = block.Info{Name: lower.Name, Format: indexFormat, MinBlock: 1, PreferredBlock: l.ChunkSize, Caps: block.Caps{Packed: true}}
 	if o.Write {
 		if !lower.Caps.Write {
 			return nil, block.ErrReadOnly
 		}
 		if o.Mark == nil {
-			return nil, errors.New("gzipmod: a Mark is needed for writing")
+			return nil, errNoMark
 		}
 		d.info.Caps.Write, d.info.Caps.MultiConn = true, true
 		d.changes = newChanges(d, o.Mark, header)
@@ -83,7 +83,8 @@ func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error
 	return d, nil
 }
 
-// ReadLayout returns the layout of the image in file, complete or not, and the errors of Open.
+// ReadLayout returns the layout of the image in file, complete or not. It reads the header and nothing else: Open looks at the end of the
+// file as well. It returns block.ErrNotFormat and ErrNoIndex as Open does.
 func ReadLayout(ctx context.Context, file block.Device) (*Layout, error) {
 	l, _, err := readLayout(ctx, file)
 	return l, err
@@ -99,6 +100,26 @@ func readLayout(ctx context.Context, file block.Device) (*Layout, []byte, error)
 		return nil, nil, err
 	}
 	return l, p[:l.headerLen], nil
+}
+
+// checkSize compares the length of the file with the index, which is complete. What follows the image is no concern of a reader.
+func checkSize(file block.Device, l *Layout) error {
+	if n := file.Size(); n < l.FileSize {
+		return block.Corrupt(indexFormat, "file", n, "%w, it should have %d bytes", errTruncated, l.FileSize)
+	}
+	return nil
+}
+
+// checkWhole checks that index and trailer agree, where the index is complete.
+func checkWhole(ctx context.Context, file block.Device) error {
+	l, err := ReadLayout(ctx, file)
+	if err != nil || !l.Complete {
+		return err
+	}
+	if err := checkSize(file, l); err != nil {
+		return err
+	}
+	return checkTail(ctx, file, l)
 }
 
 // checkTail compares the end of the file with the index.
@@ -177,7 +198,7 @@ func (d *Device) readRegion(ctx context.Context, r Region, p []byte, off int64) 
 		})
 	}
 	for len(p) > 0 {
-		k := int((off - r.Off) / d.layout.ChunkSize)
+		k := int(off/d.layout.ChunkSize - r.Off/d.layout.ChunkSize)
 		from, n := d.layout.chunkRange(r, k)
 		part := p[:min(int64(len(p)), from+n-off)]
 		if err := d.readChunk(ctx, r, k, part, off-from, n); err != nil {

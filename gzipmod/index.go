@@ -99,7 +99,7 @@ func gzipHeader(mtime uint32) []byte {
 }
 
 // ErrNoIndex: the file is a gzip file, but holds no index of ours: it is not a modifiable image.
-var ErrNoIndex = errors.New("no modifiable-image index in the gzip header")
+var ErrNoIndex = errors.New("not a modifiable image: no index of imgtool in the gzip header")
 
 // parseHeader reads the gzip header at the start of p, which holds the first maxHeader bytes of the file or all of a shorter one. It
 // returns ErrNotFormat for what is no gzip file and ErrNoIndex for a foreign one.
@@ -117,7 +117,7 @@ func parseHeader(p []byte) (*Layout, error) {
 		return nil, block.Corrupt(indexFormat, "extra field", headerFixed, "XLEN is %d around an index of %d bytes", xlen, n)
 	}
 	if len(p) < end {
-		return nil, block.Corrupt(indexFormat, indexPart, indexOff, "%w: the file ends inside it", errTruncated)
+		return nil, block.Corrupt(indexFormat, indexPart, indexOff, "%w, it ends inside the index", errTruncated)
 	}
 	if padding := p[indexOff+n : end]; len(padding) > 0 && !isPadding(padding) {
 		return nil, block.Corrupt(indexFormat, "extra field", int64(indexOff+n), "what follows the index is no padding")
@@ -201,7 +201,7 @@ func (l *Layout) parseRegions(p []byte) error {
 		}
 		r.FileOff = int64(fileOff)
 		if r.Kind == Data {
-			if chunks += chunksOf(r.Len, l.ChunkSize); chunks > int64(len(l.Chunks)) {
+			if chunks += chunksOf(r.Off, r.Len, l.ChunkSize); chunks > int64(len(l.Chunks)) {
 				return fmt.Errorf("region %d needs more than the %d chunks there are", i, len(l.Chunks))
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"sort"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
@@ -55,7 +56,8 @@ type Region struct {
 // End returns the first byte of the image after the region.
 func (r Region) End() int64 { return r.Off + r.Len }
 
-// Chunk is an independently compressed piece of a Data region. Its length in the image is the layout's ChunkSize, or what is left.
+// Chunk is an independently compressed piece of a Data region. Chunks end at multiples of the layout's ChunkSize, and
+// where their region does.
 type Chunk struct {
 	FileLen uint32 // bytes of its DEFLATE blocks, the marker that aligns its end included
 	CRC     uint32 // CRC-32 of the content
@@ -65,7 +67,7 @@ type Chunk struct {
 type Layout struct {
 	Size      int64 // of the image, bytes
 	FileSize  int64 // of the file, bytes; 0 while the index is only reserved
-	ChunkSize int64 // bytes of the image in a chunk
+	ChunkSize int64 // bytes of the image in a chunk, at most
 	Regions   []Region
 	Chunks    []Chunk // of all Data regions, in order
 	Complete  bool    // offsets, lengths and CRCs are filled in
@@ -76,13 +78,15 @@ type Layout struct {
 // HeaderLen returns the length of the gzip header in bytes: where the DEFLATE stream begins.
 func (l *Layout) HeaderLen() int64 { return l.headerLen }
 
-// chunksOf returns how many chunks n bytes of data make.
-func chunksOf(n, chunkSize int64) int64 { return (n-1)/chunkSize + 1 }
+// chunksOf returns how many chunks there are in n bytes of data at off: they are cut at multiples of chunkSize of the image.
+func chunksOf(off, n, chunkSize int64) int64 { return (off%chunkSize+n-1)/chunkSize + 1 }
 
 // chunkRange returns the range of the image that chunk i of a region holds; i counts from the region's first.
 func (l *Layout) chunkRange(r Region, i int) (off, n int64) {
-	off = r.Off + int64(i)*l.ChunkSize
-	return off, min(l.ChunkSize, r.End()-off)
+	off = block.RoundDown(r.Off, l.ChunkSize) + int64(i)*l.ChunkSize
+	end := min(off+l.ChunkSize, r.End())
+	off = max(off, r.Off)
+	return off, end - off
 }
 
 // storedFileLen returns the length in the file of a kept range of n bytes.
@@ -143,7 +147,7 @@ func (l *Layout) fileLen(r Region) int64 {
 
 // chunks returns the chunks of a Data region.
 func (l *Layout) chunks(r Region) []Chunk {
-	return l.Chunks[r.chunk : r.chunk+int(chunksOf(r.Len, l.ChunkSize))]
+	return l.Chunks[r.chunk : r.chunk+int(chunksOf(r.Off, r.Len, l.ChunkSize))]
 }
 
 // chunkFileOff returns where chunk k of a Data region lies in the file.

@@ -10,6 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
+
+	"github.com/imgtool/imgtool/block"
 )
 
 // Mark keeps a small journal beside an image, in which a change is announced before it begins: it says how the file was and which blocks
@@ -30,8 +33,14 @@ type Mark interface {
 // MarkSuffix is what FileMark appends to an image's name.
 const MarkSuffix = ".imgtool-mark"
 
-// FileMark returns the Mark of the image at path: a file beside it, which exists only while a change is under way.
-func FileMark(path string) Mark { return &fileMark{path: path + MarkSuffix} }
+// FileMark returns the Mark of the image at path: a file beside it, which exists only while a change is under way. Where path is a symbolic
+// link it lies beside the image itself, so that it is found under every name of the image.
+func FileMark(path string) Mark {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	return &fileMark{path: path + MarkSuffix}
+}
 
 type fileMark struct {
 	path string
@@ -43,15 +52,8 @@ type fileMark struct {
 const maxMark = 1 << 30
 
 func (m *fileMark) Load(context.Context) ([]byte, error) {
-	st, err := os.Stat(m.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	if there, err := m.stat(); err != nil || !there {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() || st.Size() > maxMark {
-		return nil, fmt.Errorf("%s is not a mark of an unfinished change: %d bytes, %v", m.path, st.Size(), st.Mode())
 	}
 	p, err := os.ReadFile(m.path)
 	if len(p) == 0 && err == nil {
@@ -60,12 +62,29 @@ func (m *fileMark) Load(context.Context) ([]byte, error) {
 	return p, err
 }
 
+// stat reports whether there is a file that may be a mark. It can be asked by those who may not read the mark.
+func (m *fileMark) stat() (bool, error) {
+	st, err := os.Lstat(m.path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENAMETOOLONG) { // the image's name may leave no room for the suffix
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxMark {
+		return false, block.WithHint(fmt.Errorf("%s is not a mark of an unfinished change: %d bytes, %v", m.path, st.Size(), st.Mode()),
+			"something else has this name: move it away")
+	}
+	return true, nil
+}
+
 func (m *fileMark) Save(_ context.Context, p []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, err := os.OpenFile(m.path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	// There is none, since an image with a mark is not opened for writing.
+	f, err := os.OpenFile(m.path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return block.WithHint(err, "while an image is changed a small file lies beside it: its folder must be writable, and have room for it")
 	}
 	_, err = f.Write(p)
 	if err == nil {
@@ -119,16 +138,16 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// marked reports whether there is a journal.
-func marked(ctx context.Context, m Mark) (bool, error) {
-	if m == nil {
+// Marked reports whether there is a mark: whether a change was interrupted, or is under way. m may be nil; then it is not known to be.
+func Marked(ctx context.Context, m Mark) (bool, error) {
+	switch m := m.(type) {
+	case nil:
 		return false, nil
+	case *fileMark:
+		return m.stat()
 	}
 	p, err := m.Load(ctx)
-	if err != nil {
-		return false, fmt.Errorf("reading the mark of unfinished changes: %w", err)
-	}
-	return p != nil, nil
+	return p != nil, err
 }
 
 // A journal is a base and batches, all little-endian:

@@ -198,7 +198,7 @@ func (l *Layout) addData(off, end int64, cuts []int64) []int64 {
 func (l *Layout) add(k Kind, off, end int64) {
 	r := Region{Kind: k, Off: off, Len: end - off, chunk: len(l.Chunks)}
 	if k == Data && len(l.Chunks) <= maxIndex { // else the index is too long in any case
-		l.Chunks = append(l.Chunks, make([]Chunk, min(chunksOf(r.Len, l.ChunkSize), maxIndex))...)
+		l.Chunks = append(l.Chunks, make([]Chunk, min(chunksOf(r.Off, r.Len, l.ChunkSize), maxIndex))...)
 	}
 	l.Regions = append(l.Regions, r)
 }

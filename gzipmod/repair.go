@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -22,12 +21,18 @@ type Repaired struct {
 
 // Repair puts the checksums of file right after a change was interrupted: it reads what the mark names and nothing else, writes index and
 // trailer, and removes the mark. The content stays as the interruption left it: of every sector the old or the new bytes. The file must be
-// locked against other writers. Interrupted itself, it can be run again.
+// locked against other writers. Interrupted itself, it can be run again. Without a mark it only compares the trailer with the index.
 func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 	var done Repaired
+	if m == nil {
+		return done, errNoMark
+	}
 	p, err := m.Load(ctx)
-	if err != nil || p == nil {
-		return done, err
+	if err != nil {
+		return done, fmt.Errorf("reading the mark: %w", err)
+	}
+	if p == nil {
+		return done, checkWhole(ctx, file)
 	}
 	done.Marked = true
 	j := parseJournal(p)
@@ -59,15 +64,6 @@ func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 	return done, m.Clear(ctx)
 }
 
-// checkWhole checks that index and trailer agree.
-func checkWhole(ctx context.Context, file block.Device) error {
-	l, err := ReadLayout(ctx, file)
-	if err != nil || !l.Complete {
-		return err
-	}
-	return checkTail(ctx, file, l)
-}
-
 // base returns the layout as it was before the change, if the journal belongs to this file.
 func (j *journal) base(ctx context.Context, file block.Device) (*Layout, error) {
 	foreign := func(why string) error {
@@ -85,14 +81,14 @@ func (j *journal) base(ctx context.Context, file block.Device) (*Layout, error) 
 	if err := file.Read(ctx, now, 0); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(l.unsummed(now), l.unsummed(j.header)) {
-		return nil, foreign("their headers differ in more than checksums")
+	if !bytes.Equal(j.unchanged(l, now), j.unchanged(l, j.header)) {
+		return nil, foreign("their headers differ in more than the checksums of the change")
 	}
 	return l, nil
 }
 
-// unsummed returns a copy of a header without the fields that a change or Rebuild writes.
-func (l *Layout) unsummed(header []byte) []byte {
+// unchanged returns a copy of a header without the fields that the change, or Rebuild, writes.
+func (j *journal) unchanged(l *Layout, header []byte) []byte {
 	p := bytes.Clone(header)
 	index := p[indexOff:]
 	clear(index[atCRC : atCRC+4])
@@ -101,11 +97,14 @@ func (l *Layout) unsummed(header []byte) []byte {
 		index[atState] = 0
 		clear(index[atFileSize : atFileSize+8])
 		clear(index[fixedLen+len(regions):])
+		for ; len(regions) > 0; regions = regions[regionLen:] {
+			clear(regions[8:regionLen]) // offset and CRC
+		}
+		return p
 	}
-	for ; len(regions) > 0; regions = regions[regionLen:] {
-		clear(regions[regionCRC:regionLen])
-		if !l.Complete {
-			clear(regions[8:regionCRC])
+	for _, rec := range j.records {
+		if int64(rec.region) < int64(len(l.Regions)) {
+			clear(regions[rec.region*regionLen+regionCRC : (rec.region+1)*regionLen])
 		}
 	}
 	return p
@@ -143,9 +142,12 @@ func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, rec
 }
 
 // Rebuild fills in the index of a file that was written to a pipe: it decodes the stream from front to back, finds every chunk, checks the
-// trailer, and writes the index in place. The mark covers the write. It returns nil where the index is complete already.
+// trailer, and writes the index in place. The mark covers the write. Where the index is complete it only compares the trailer with it.
 func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done, total int64)) error {
-	dirty, err := marked(ctx, m)
+	if m == nil {
+		return errNoMark
+	}
+	dirty, err := Marked(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -153,8 +155,11 @@ func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done,
 		return ErrDirty
 	}
 	l, header, err := readLayout(ctx, file)
-	if err != nil || l.Complete {
+	if err != nil {
 		return err
+	}
+	if l.Complete {
+		return checkWhole(ctx, file)
 	}
 	s := scanner{file: file, layout: l, u: newUnpacker(), pos: l.headerLen}
 	for i := range l.Regions {
@@ -169,8 +174,8 @@ func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done,
 		return err
 	}
 	l.Complete = true
-	if file.Size() < l.FileSize {
-		return block.Corrupt(indexFormat, "trailer", file.Size(), "%w", errTruncated)
+	if err := checkSize(file, l); err != nil {
+		return err
 	}
 	if err := checkTail(ctx, file, l); err != nil {
 		return err
@@ -179,10 +184,10 @@ func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done,
 		return err
 	}
 	if err := file.Write(ctx, l.marshalIndex(), indexOff, 0); err != nil {
-		return errors.Join(err, ErrDirty)
+		return fmt.Errorf("%w: %w", ErrDirty, err)
 	}
 	if err := file.Flush(ctx); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrDirty, err)
 	}
 	return m.Clear(ctx)
 }

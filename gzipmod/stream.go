@@ -72,6 +72,7 @@ type streamWriter struct {
 	buffers sync.Pool // of *[minChunk]byte
 
 	regions []streamRegion
+	off     int64           // in the image, of what follows the regions
 	zeros   int64           // that are still to be written, as a hole or as data
 	data    *[minChunk]byte // the chunk that is being filled
 	filled  int
@@ -133,6 +134,7 @@ func (w *streamWriter) endZeros() error {
 		return err
 	}
 	w.regions = append(w.regions, streamRegion{kind: Hole, len: n})
+	w.off += n
 	if !eachHoleSegment(n, func(s segment.Segment) bool { return w.yield(s, nil) }) {
 		return errStopped
 	}
@@ -156,10 +158,11 @@ func (w *streamWriter) append(p []byte) error {
 				w.data = new([minChunk]byte)
 			}
 		}
-		n := copy(w.data[w.filled:], p)
+		room := int(minChunk - w.off%minChunk)
+		n := copy(w.data[w.filled:room], p)
 		w.filled += n
 		p = p[n:]
-		if w.filled == minChunk {
+		if w.filled == room {
 			if err := w.endChunk(); err != nil {
 				return err
 			}
@@ -175,12 +178,13 @@ func (w *streamWriter) endChunk() error {
 	}
 	data, n := w.data, w.filled
 	w.data, w.filled = nil, 0
-	if k := len(w.regions); k == 0 || w.regions[k-1].kind != Data || w.regions[k-1].len%minChunk != 0 {
+	if k := len(w.regions); k == 0 || w.regions[k-1].kind != Data {
 		w.regions = append(w.regions, streamRegion{kind: Data})
 	}
 	c := new(Chunk)
 	r := &w.regions[len(w.regions)-1]
 	r.len += int64(n)
+	w.off += int64(n)
 	r.chunks = append(r.chunks, c)
 	if !w.yield(segment.Segment{
 		Work: int64(n),
@@ -209,12 +213,10 @@ func (w *streamWriter) tail() ([]byte, error) {
 		if s.kind == Hole {
 			r.CRC = crcmath.Zeros(s.len)
 		}
-		left := s.len
-		for _, c := range s.chunks {
-			n := min(left, minChunk)
+		for k, c := range s.chunks {
+			_, n := l.chunkRange(r, k)
 			r.CRC = crcmath.Combine(r.CRC, c.CRC, n)
 			l.Chunks = append(l.Chunks, *c)
-			left -= n
 		}
 		l.Regions = append(l.Regions, r)
 		l.Size = r.End()
@@ -233,24 +235,25 @@ func (w *streamWriter) tail() ([]byte, error) {
 	return marshalTail(l.CRC(), l.Size), nil
 }
 
-// coarsen doubles ChunkSize: two chunks that follow each other are a chunk.
+// coarsen doubles ChunkSize: two chunks of a region that lie in the same multiple of it are one.
 func (l *Layout) coarsen() {
 	var chunks []Chunk
+	double := 2 * l.ChunkSize
 	for i := range l.Regions {
 		r := &l.Regions[i]
 		if r.Kind != Data {
 			continue
 		}
-		old := l.chunks(*r)
-		r.chunk = len(chunks)
-		for k := 0; k < len(old); k += 2 {
-			c := old[k]
-			if k+1 < len(old) {
-				_, n := l.chunkRange(*r, k+1)
-				c = Chunk{FileLen: c.FileLen + old[k+1].FileLen, CRC: crcmath.Combine(c.CRC, old[k+1].CRC, n)}
+		before, first := *r, len(chunks)
+		for k, c := range l.chunks(before) {
+			off, n := l.chunkRange(before, k)
+			if last := len(chunks) - 1; last >= first && off%double != 0 {
+				chunks[last] = Chunk{FileLen: chunks[last].FileLen + c.FileLen, CRC: crcmath.Combine(chunks[last].CRC, c.CRC, n)}
+				continue
 			}
 			chunks = append(chunks, c)
 		}
+		r.chunk = first
 	}
-	l.Chunks, l.ChunkSize = chunks, 2*l.ChunkSize
+	l.Chunks, l.ChunkSize = chunks, double
 }

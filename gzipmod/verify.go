@@ -34,9 +34,9 @@ func Verify(ctx context.Context, file block.Device, o VerifyOptions) (*Layout, [
 		return l, nil, ErrIncomplete
 	}
 	v := &verifier{file: file, layout: l, sums: make([]uint32, len(l.Regions)), progress: o.Progress}
-	if file.Size() < l.FileSize {
-		v.problem(block.Corrupt(indexFormat, "file", file.Size(), "%w: it should have %d bytes", errTruncated, l.FileSize))
-		return l, v.problems, nil
+	if err := checkSize(file, l); err != nil {
+		err = v.problem(err)
+		return l, v.problems, err
 	}
 	workers := o.Workers
 	if workers <= 0 {
