@@ -313,7 +313,10 @@ func (c *changes) finish(ctx context.Context) error {
 		return nil
 	}
 	if err := c.settle(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrDirty, err)
+		if dirty, e := Marked(ctx, c.mark); dirty || e != nil {
+			return fmt.Errorf("%w: %w", ErrDirty, err)
+		}
+		return err // nobody will repair a file that has no name yet
 	}
 	c.timer.Stop()
 	if err := c.mark.Clear(ctx); err != nil {

@@ -77,7 +77,7 @@ func TestCrashWhileChanging(t *testing.T) {
 
 	torn := 3
 	if testing.Short() {
-		torn = 1
+		torn = 2
 	}
 	states := 0
 	for s := range log.Replay(blocktest.Crashes{Initial: []*block.Memory{nil, initial}, Torn: torn, Reordered: torn, Seed: 1}) {

@@ -38,7 +38,7 @@ func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 	j := parseJournal(p)
 	if j == nil { // the crash came before the first change
 		if err := checkWhole(ctx, file); err != nil {
-			return done, fmt.Errorf("the mark is not whole, so that no change had begun, but %w", err)
+			return done, fmt.Errorf("its mark is not whole, which tells that no change had begun, but %w", err)
 		}
 		return done, m.Clear(ctx)
 	}

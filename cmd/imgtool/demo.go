@@ -33,14 +33,18 @@ nothing else has changed. The files stay in DIR to be looked at.`,
 		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d := &demo{app: a, raw: filepath.Join(dir, "disk.raw"), gz: filepath.Join(dir, "disk.raw.gz"), size: int64(bytes)}
+			if d.size < testimages.MinDisk || d.size > testimages.MaxDisk || d.size%512 != 0 {
+				return usagef("--size %d: from %s to %s, in sectors of 512 bytes", d.size, sizes.FormatSize(testimages.MinDisk), sizes.FormatSize(testimages.MaxDisk))
+			}
 			if err := os.MkdirAll(dir, 0o777); err != nil {
-				return err
+				return nameFile(dir, err)
 			}
 			return d.run(c.Context())
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", dir, "folder for the files")
 	c.Flags().Var(&bytes, "size", "size of the disk")
+	c.Flags().Lookup("size").DefValue = "300M"
 	return c
 }
 
@@ -55,9 +59,11 @@ type demo struct {
 	steps    []demoStep
 }
 
+// demoStep is what a step did. Took is in seconds.
 type demoStep struct {
-	what, moved string
-	took        time.Duration
+	What   string  `json:"what"`
+	Result string  `json:"result"`
+	Took   float64 `json:"seconds"`
 }
 
 // demoEntry is the file that the demonstration changes: its length stays, since a file system would have to be told of another.
@@ -79,7 +85,7 @@ func (d *demo) run(ctx context.Context) error {
 	if !found || f.Off < 0 {
 		return fmt.Errorf("%s: %s is not in one piece in /boot", d.raw, demoEntry)
 	}
-	d.printf("\nThe file /boot/%s says %q.\nNow %q is written over it, inside the .gz.", demoEntry, demoOld, demoNew)
+	d.say("\nThe file /boot/%s says %q.\nNow %q is written over it, inside the .gz.", demoEntry, demoOld, demoNew)
 	if err := d.step("change a file in /boot, inside the .gz", func() (string, error) { return d.patch(ctx, f.Off, f.Size) }); err != nil {
 		return err
 	}
@@ -89,15 +95,21 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.step("unpack it with another gzip reader, and compare", func() (string, error) { return d.compare(ctx, f) }); err != nil {
 		return err
 	}
-	d.summary()
-	return nil
+	return d.summary()
+}
+
+// say prints for people.
+func (d *demo) say(format string, args ...any) {
+	if !d.json {
+		d.printf(format, args...)
+	}
 }
 
 // step runs a step and notes what it cost.
-func (d *demo) step(what string, do func() (moved string, err error)) error {
+func (d *demo) step(what string, do func() (result string, err error)) error {
 	start := time.Now()
-	moved, err := do()
-	d.steps = append(d.steps, demoStep{what, moved, time.Since(start)})
+	result, err := do()
+	d.steps = append(d.steps, demoStep{what, result, time.Since(start).Seconds()})
 	return err
 }
 
@@ -140,11 +152,17 @@ func (d *demo) makeGzip(ctx context.Context) (string, error) {
 	if err == nil {
 		err = p.Commit(false)
 	}
-	return sizes.FormatSize(n) + " of .gz", nameFile(d.gz, err)
+	if err != nil {
+		return "", nameFile(d.gz, err)
+	}
+	return sizes.FormatSize(n) + " of .gz", clearMark(ctx, d.gz)
 }
 
 // showTable prints the partitions as the .gz shows them.
 func (d *demo) showTable(ctx context.Context) error {
+	if d.json {
+		return nil
+	}
 	m, err := d.openMod(ctx, d.gz, false)
 	if err != nil {
 		return err
@@ -247,18 +265,26 @@ func (d *demo) compare(ctx context.Context, f testimages.File) (string, error) {
 	return fmt.Sprintf("%d bytes differ, all of them in that file", differ), nil
 }
 
-func (d *demo) summary() {
-	d.printf("\nWhat each step cost:\n")
+func (d *demo) summary() error {
+	if d.json {
+		return d.printJSON(struct {
+			Raw   string     `json:"raw"`
+			Gz    string     `json:"gz"`
+			Steps []demoStep `json:"steps"`
+		}{d.raw, d.gz, d.steps})
+	}
+	d.say("\nWhat each step cost:")
 	w := tabwriter.NewWriter(d.out, 0, 8, 2, ' ', 0)
 	for _, s := range d.steps {
-		fmt.Fprintf(w, "  %s\t%s\t%s\n", s.what, s.took.Round(10*time.Microsecond), s.moved)
+		fmt.Fprintf(w, "  %s\t%.2f ms\t%s\n", s.What, s.Took*1000, s.Result)
 	}
 	w.Flush()
-	d.printf(`
+	d.say(`
 To go on:
   gzip -t %[2]s                                     any gzip reader accepts it
   imgtool mod info %[2]s                            what is kept, and where it lies
   imgtool convert %[2]s::gz::part=2 boot.img        read /boot out of it
   imgtool mod patch %[2]s --part name=boot --from boot.img    and write it back
   imgtool compare %[1]s %[2]s     finds the change`, d.raw, d.gz)
+	return nil
 }

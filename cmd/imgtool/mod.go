@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -52,14 +53,28 @@ func parseSelectors(texts []string) ([]partition.Selector, error) {
 
 // nameFile returns err with the name of a file, unless it has one.
 func nameFile(path string, err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, new(*chain.Error)) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, new(*chain.Error)) || errors.As(err, new(*usageError)) {
 		return err
+	}
+	if e, ok := err.(*fs.PathError); ok && e.Path == path { // which says the name a second time
+		err = e.Err
 	}
 	return &chain.Error{Name: path, Err: err}
 }
 
-// openModFile opens the file of a modifiable image, and the place of its mark.
+// notStandard refuses - where a file is needed.
+func notStandard(path string) error {
+	if path == chain.Standard {
+		return usagef("%s: a modifiable image has to be a file here, not a pipe; one of this name is written as ./%s", path, path)
+	}
+	return nil
+}
+
+// openModFile opens the file of a modifiable image, and the place of its mark, which is nil where there is none.
 func openModFile(ctx context.Context, path string, write bool) (*file.Device, gzipmod.Mark, error) {
+	if err := notStandard(path); err != nil {
+		return nil, nil, err
+	}
 	f, err := file.Open(ctx, path, file.Options{Write: write})
 	if err != nil {
 		return nil, nil, nameFile(path, err)
@@ -87,12 +102,24 @@ func modHint(err error) error {
 		return block.WithHint(err, "imgtool mod repair puts them right")
 	case errors.Is(err, gzipmod.ErrIncomplete):
 		return block.WithHint(err, "imgtool mod index fills it in")
+	case errors.Is(err, block.ErrNotFormat):
+		return block.WithHint(errNotGzip, makeHint)
 	case errors.Is(err, gzipmod.ErrNoIndex):
-		return block.WithHint(err, "imgtool mod make makes a modifiable image")
+		return block.WithHint(err, makeHint)
 	case errors.Is(err, gzipmod.ErrCompressed):
 		return block.WithHint(err, "imgtool mod info shows what is kept")
 	}
 	return err
+}
+
+// errNotGzip says what block.ErrNotFormat means here.
+var errNotGzip = errors.New("not a modifiable image: not even a gzip file")
+
+const makeHint = "imgtool mod make makes a modifiable image"
+
+// clearMark removes the mark of the file that path was before it was replaced, if that had one: it tells of a change of the old file.
+func clearMark(ctx context.Context, path string) error {
+	return nameFile(path, gzipmod.FileMark(path).Clear(ctx))
 }
 
 // layoutJSON is what mod plan, make and info print for programs.

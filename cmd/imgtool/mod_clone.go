@@ -23,30 +23,46 @@ changed in it; elsewhere the kernel copies. With --from the copy is patched as b
 		Example: "  imgtool mod clone metal.raw.gz aws.raw.gz --part name=boot --from boot-aws.img",
 		Args:    exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			patching := cmd.Flags().Changed("from")
-			if !patching && (p.part != "" || p.offset != "") {
-				return usagef("--part and --offset need --from, the bytes to write")
+			ctx, flags := cmd.Context(), cmd.Flags()
+			if flags.Changed("from") {
+				place, err := p.parse()
+				if err != nil {
+					return err
+				}
+				return a.clone(ctx, args[0], args[1], sync, &place, p.from)
 			}
-			if file.SamePath(args[0], args[1]) {
-				return usagef("%s: the target is the source", args[1])
+			if flags.Changed("part") || flags.Changed("offset") || flags.Changed("seek") {
+				return usagef("--part, --offset and --seek need --from, the bytes to write")
 			}
-			if patching {
-				return a.clone(cmd.Context(), args[0], args[1], sync, &p)
-			}
-			return a.clone(cmd.Context(), args[0], args[1], sync, nil)
+			return a.clone(ctx, args[0], args[1], sync, nil, "")
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.part, "part", "", "the partition to write to")
 	f.StringVar(&p.offset, "offset", "", "the byte of the image to write from")
-	f.StringVar(&p.seek, "seek", "0", "how many bytes of the partition, or behind the offset, to skip")
+	f.StringVar(&p.seek, "seek", "0", "how many bytes from there to skip")
 	f.StringVar(&p.from, "from", "", "the file to patch in; - is standard input")
 	f.BoolVar(&sync, "sync", false, "return when the file is on the disk")
 	return cmd
 }
 
-// clone copies a modifiable image and changes the copy before it gets its name. p may be nil.
-func (a *app) clone(ctx context.Context, source, target string, sync bool, p *patchFlags) error {
+// cloned says what clone did.
+type cloned struct {
+	Source   string   `json:"source"`
+	Filename string   `json:"filename"`
+	FileSize int64    `json:"file-size"`
+	Method   string   `json:"method"`
+	Patch    *patched `json:"patch,omitempty"`
+}
+
+// clone copies a modifiable image and changes the copy before it gets its name. place may be nil, for a mere copy.
+func (a *app) clone(ctx context.Context, source, target string, sync bool, place *patchPlace, from string) error {
+	if err := notStandard(target); err != nil {
+		return err
+	}
+	if file.SamePath(source, target) {
+		return usagef("%s: the target is the source", target)
+	}
 	d, err := a.openMod(ctx, source, false)
 	if err != nil {
 		return err
@@ -64,23 +80,36 @@ func (a *app) clone(ctx context.Context, source, target string, sync bool, p *pa
 	if err != nil {
 		return nameFile(target, err)
 	}
-	how, err := file.Clone(ctx, pending.Device(), src)
+	done := cloned{Source: source, Filename: target, FileSize: src.Size()}
+	done.Method, err = file.Clone(ctx, pending.Device(), src)
+	if err == nil && place != nil {
+		done.Patch, err = a.patchPending(ctx, pending, target, *place, from)
+	}
+	if err == nil {
+		err = pending.Commit(sync)
+	}
 	if err != nil {
 		return errors.Join(nameFile(target, err), pending.Abort())
 	}
-	a.printf("%s: a copy of %s, %s by %s", target, source, sizes.FormatSize(src.Size()), how)
-	if p != nil {
-		// The copy has no name yet: if this is interrupted nothing is left of it.
-		c, err := gzipmod.Open(ctx, block.NoClose(pending.Device()), gzipmod.OpenOptions{Write: true, Mark: gzipmod.NoMark{}})
-		if err == nil {
-			err = a.patchOpen(ctx, c, target, *p)
-		}
-		if err != nil {
-			return errors.Join(nameFile(target, err), pending.Abort())
-		}
+	if err := clearMark(ctx, target); err != nil {
+		return err
 	}
-	if err := pending.Commit(sync); err != nil {
-		return errors.Join(nameFile(target, err), pending.Abort())
+	if a.json {
+		return a.printJSON(done)
+	}
+	a.printf("%s: a copy of %s, %s by %s", target, source, sizes.FormatSize(done.FileSize), done.Method)
+	if done.Patch != nil {
+		a.printf("%v", done.Patch)
 	}
 	return nil
+}
+
+// patchPending patches a copy that has no name yet: if this is interrupted nothing is left of it.
+func (a *app) patchPending(ctx context.Context, pending *file.Pending, target string, place patchPlace, from string) (*patched, error) {
+	d, err := gzipmod.Open(ctx, block.NoClose(pending.Device()), gzipmod.OpenOptions{Write: true, Mark: gzipmod.NoMark{}})
+	if err != nil {
+		return nil, err
+	}
+	done, err := a.patchOpen(ctx, d, target, place, from)
+	return &done, err
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/gzipmod"
@@ -14,21 +16,29 @@ func newModIndex(a *app) *cobra.Command {
 fills it in. A file whose index is complete is left alone.`,
 		Example: `  imgtool mod make --keep name=boot disk.raw - | ssh host 'cat > disk.raw.gz; imgtool mod index disk.raw.gz'`,
 		Args:    exactly(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, path := cmd.Context(), args[0]
-			f, mark, err := openModFile(ctx, path, true)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			progress, end := a.showProgress()
-			err = gzipmod.Rebuild(ctx, f, mark, progress)
-			end()
-			if err != nil {
-				return nameFile(path, modHint(err))
-			}
-			a.printf("%s: the index is complete", path)
-			return nil
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.modIndex(cmd.Context(), args[0]) },
 	}
+}
+
+func (a *app) modIndex(ctx context.Context, path string) error {
+	f, mark, err := openModFile(ctx, path, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	progress, end := a.showProgress()
+	err = gzipmod.Rebuild(ctx, f, mark, progress)
+	end()
+	if err != nil {
+		return nameFile(path, modHint(err))
+	}
+	l, err := gzipmod.ReadLayout(ctx, f)
+	if err != nil {
+		return nameFile(path, err)
+	}
+	if a.json {
+		return a.printJSON(newLayoutJSON(path, l))
+	}
+	a.printf("%s: the index is complete", path)
+	return nil
 }

@@ -52,12 +52,17 @@ written to a pipe needs "imgtool mod index" before it can be changed.
 			if args[1] == chain.Standard {
 				return nil
 			}
+			if err := clearMark(ctx, args[1]); err != nil {
+				return err
+			}
 			if a.json {
 				return a.printJSON(newLayoutJSON(args[1], l))
 			}
-			bytes, count := totals(l)
-			a.printf("%s: %s of image in %s; %s kept in %s", args[1], sizes.FormatSize(l.Size), sizes.FormatSize(l.FileSize),
-				sizes.FormatSize(bytes[gzipmod.Kept]), plural(count[gzipmod.Kept], "range"))
+			kept := "nothing is kept, so that nothing can be changed later"
+			if bytes, count := totals(l); count[gzipmod.Kept] > 0 {
+				kept = sizes.FormatSize(bytes[gzipmod.Kept]) + " kept in " + plural(count[gzipmod.Kept], "range")
+			}
+			a.printf("%s: %s of image in %s; %s", args[1], sizes.FormatSize(l.Size), sizes.FormatSize(l.FileSize), kept)
 			return nil
 		},
 	}
