@@ -51,11 +51,11 @@ bench: ## Go benchmarks (BENCH=regexp), then imgtool beside its peers on the ima
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 	RUNS=$(RUNS) bench/run.sh $(IMAGES)
 
-soak: ## hours: ten minutes for each fuzz target, all tests under the race detector, comparisons on big images
+soak: ## hours: ten minutes for each fuzz target, all tests under the race detector, disks that boot, comparisons on big images
 	@missing=$$($(GO) run ./internal/peers/list -missing -soak); \
 	if [ -n "$$missing" ]; then scripts/install.sh "a soak" $$missing; fi
 	$(MAKE) fuzz FUZZTIME=10m
-	CGO_ENABLED=1 $(GO) test -race -timeout 2h ./...
+	CGO_ENABLED=1 IMGTOOL_SOAK=1 IMGTOOL_IMAGES=$(abspath $(IMAGES)) $(GO) test -race -timeout 2h ./...
 	RUNS=1 bench/run.sh -big -check $(IMAGES)
 
 demo: ## a tour on a small image that it makes itself
