@@ -31,7 +31,9 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "sparse": sparse, "damage": damage},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "sparse": sparse, "damage": damage, "poke": poke, "cut": cut, "tidy": tidy, "refused": refused,
+		},
 	})
 }
 

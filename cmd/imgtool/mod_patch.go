@@ -303,8 +303,11 @@ func copyPatch(ctx context.Context, d *gzipmod.Device, off int64, src *patchSour
 		} else if err = d.Read(ctx, q, off+done); err == nil {
 			err = d.Write(ctx, p, off+done, 0)
 		}
+		if err != nil && done > 0 {
+			err = fmt.Errorf("after %d of %d bytes: %w", done, src.n, err)
+		}
 		if err != nil {
-			return changed, fmt.Errorf("after %d of %d bytes: %w", done, src.n, err)
+			return changed, err
 		}
 		for i := range p {
 			if p[i] != q[i] {
