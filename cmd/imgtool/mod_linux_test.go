@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal returns the two ends of a new terminal.
+func terminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return master, slave
+}
+
+// TestModTerminal neither writes an image to a terminal nor reads a patch from one.
+func TestModTerminal(t *testing.T) {
+	path := newImage(t)
+	_, slave := terminal(t)
+	var stderr strings.Builder
+	cmd := exec.Command("imgtool", "mod", "make", path, "-")
+	cmd.Stdout, cmd.Stderr = slave, &stderr
+	_ = cmd.Run() // the code is looked at
+	if code := cmd.ProcessState.ExitCode(); code != exitUsage || stderr.String() != "imgtool: an image is not written to a terminal: redirect the output, or give a file name\n" {
+		t.Errorf("code %d, %q", code, &stderr)
+	}
+	cmd = exec.Command("imgtool", "mod", "patch", path, "--offset", "1M")
+	cmd.Stdin = slave
+	if code, _, text := runCommand(t, cmd); code != exitUsage || text != "imgtool: standard input is a terminal: redirect it, or give a file with --from\n" {
+		t.Errorf("code %d, %q", code, text)
+	}
+	if left, err := leftovers(filepath.Dir(path)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
