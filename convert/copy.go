@@ -15,9 +15,9 @@ import (
 // it can be, and otherwise refused with a *block.RangeError before anything is written. After an error dst holds old or new bytes.
 //
 // Where both sides are whole plain files and the file system can share blocks, it is asked to. Otherwise data is read, searched for
-// zeros and written. Kernel.CopyRange is used only where no zeros are looked for: it cannot find them, and moving the
-// bytes is not where it wins. A 6 GiB file with 1.5 GB of data, 5 % of them zeros, took 0.40 s by reading and writing
-// with two workers and 0.39 s by copy_file_range, which left the zeros allocated.
+// zeros and written. Kernel.CopyRange is used only where no zeros are looked for: it cannot find them, and it does not win by moving bytes either
+// unless it shares blocks. 160 MB of data from one ext4 file to another, on two processors that others used as well, took at best 47 ms (53 ms of
+// processor time) by reading, searching and writing, 66 ms (71 ms) by copy_file_range, 61 ms by cp --sparse=always and 82 ms by qemu-img.
 func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) {
 	size := src.Size()
 	if err := makeRoom(ctx, dst, size); err != nil {

@@ -188,12 +188,13 @@ func TestCancel(t *testing.T) {
 type onFile struct {
 	*sparse
 	file *os.File
+	most int64 // bytes pinned at a time
 }
 
 func (d onFile) File() *os.File { return d.file }
 
 func (d onFile) Pin(_ context.Context, off, n int64) (block.FileRange, func(), bool) {
-	return block.FileRange{File: d.file, Off: off, Len: min(n, 3000)}, func() {}, true
+	return block.FileRange{File: d.file, Off: off, Len: min(n, d.most)}, func() {}, true
 }
 
 func TestKernelCopies(t *testing.T) {
@@ -211,7 +212,7 @@ func TestKernelCopies(t *testing.T) {
 		t.Cleanup(func() { f.Close() })
 		d := newSparse(bytes.Clone(data))
 		d.holes = model.holes
-		return onFile{d, f}
+		return onFile{d, f, 3000}
 	}
 	src, dst := file(model.data), file(make([]byte, len(model.data)))
 	kernel := Kernel{CopyRange: func(to *os.File, toOff int64, from *os.File, fromOff, n int64) (int64, error) {
@@ -234,6 +235,38 @@ func TestKernelCopies(t *testing.T) {
 	kernel.CopyRange = func(*os.File, int64, *os.File, int64, int64) (int64, error) { return 0, errors.ErrUnsupported }
 	if st, err = Copy(t.Context(), src, dst, Options{Kernel: kernel}); err != nil || st.Moved != 0 || !bytes.Equal(dst.data, model.data) {
 		t.Errorf("without the kernel: %+v, %v", st, err)
+	}
+}
+
+func TestReflink(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(5000); err != nil {
+		t.Fatal(err)
+	}
+	whole := onFile{newSparse(bytes.Repeat([]byte{1}, 5000)), f, 5000}
+	part := onFile{newSparse(bytes.Repeat([]byte{1}, 4000)), f, 5000}
+	for _, c := range []struct {
+		name   string
+		src    onFile
+		fresh  bool
+		err    error
+		cloned int64
+	}{
+		{"whole", whole, true, nil, 5000},
+		{"old target", whole, false, nil, 0},
+		{"part of a file", part, true, nil, 0},
+		{"other file system", whole, true, errors.ErrUnsupported, 0},
+	} {
+		dst := onFile{newSparse(make([]byte, c.src.Size())), f, 5000}
+		o := Options{ZeroGranule: 4096, TargetIsZero: c.fresh, Kernel: Kernel{Reflink: func(_, _ *os.File) error { return c.err }}}
+		st, err := Copy(t.Context(), c.src, dst, o)
+		if err != nil || st.Cloned != c.cloned || st.Cloned+st.Read != st.Size {
+			t.Errorf("%s: %+v, %v", c.name, st, err)
+		}
 	}
 }
 
