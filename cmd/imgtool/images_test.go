@@ -367,8 +367,10 @@ func oneMember(file string) (sum [sha256.Size]byte, err error) {
 	if _, err := io.Copy(h, z); err != nil {
 		return sum, err
 	}
-	if _, err := in.ReadByte(); err != io.EOF {
-		return sum, fmt.Errorf("bytes after the trailer, or %w", err)
+	if _, err = in.ReadByte(); err == nil {
+		return sum, errors.New("bytes after the trailer")
+	} else if err != io.EOF {
+		return sum, err
 	}
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
