@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/crcmath"
@@ -242,6 +244,9 @@ func (s *scanner) chunk(ctx context.Context, n int64) (Chunk, error) {
 		return Chunk{}, err
 	}
 	used, err := s.u.consumed(p, w)
+	if errors.Is(err, io.ErrUnexpectedEOF) && s.pos+most == s.file.Size() {
+		return Chunk{}, errTruncated
+	}
 	if err != nil {
 		return Chunk{}, err
 	}
