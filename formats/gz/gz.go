@@ -84,10 +84,14 @@ func open(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.D
 	return openForward(ctx, dev, o)
 }
 
-// MarkOf returns where the mark of unfinished changes to the image in dev is kept, or nil where dev is not a local file.
+// MarkOf returns where the mark of unfinished changes to the image in dev is kept, or nil where dev is not a local file. A disk has none
+// either: what lies beside its name does not outlive the system.
 func MarkOf(dev block.Device) gzipmod.Mark {
 	f, ok := block.As[interface{ File() *os.File }](dev)
 	if !ok {
+		return nil
+	}
+	if st, err := f.File().Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil
 	}
 	return gzipmod.FileMark(f.File().Name())

@@ -1,0 +1,102 @@
+package gzipmod
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+func TestFileMark(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.gz")
+	check(t, os.WriteFile(path, nil, 0o666))
+	m := FileMark(path)
+	marked := func(m Mark, want string) {
+		t.Helper()
+		there, err := Marked(ctx, m)
+		check(t, err)
+		p, err := m.Load(ctx)
+		check(t, err)
+		if string(p) != want || there != (p != nil) {
+			t.Errorf("the mark is %q, there %v; want %q", p, there, want)
+		}
+	}
+	marked(m, "")
+	check(t, m.Clear(ctx))
+	check(t, m.Save(ctx, []byte("one")))
+	check(t, m.Append(ctx, []byte("two")))
+	marked(m, "onetwo")
+	if err := FileMark(path).Save(ctx, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second mark: %v", err)
+	}
+	marked(m, "onetwo")
+
+	// The same image under another name.
+	link := filepath.Join(t.TempDir(), "link.gz")
+	if err := os.Symlink(path, link); err == nil {
+		marked(FileMark(link), "onetwo")
+	}
+	check(t, FileMark(path).Clear(ctx))
+	check(t, m.Clear(ctx))
+	marked(m, "")
+	// A mark that leads elsewhere is not written through.
+	victim := filepath.Join(dir, "victim")
+	if err := os.Symlink(victim, path+MarkSuffix); err == nil {
+		if _, err := Marked(ctx, m); err == nil {
+			t.Error("a symbolic link is a mark")
+		}
+		if err := m.Save(ctx, []byte("x")); err == nil {
+			t.Error("a mark was saved through a symbolic link")
+		}
+		if _, err := os.Lstat(victim); err == nil {
+			t.Error("a file was made elsewhere")
+		}
+	}
+	marked(FileMark(filepath.Join(dir, strings.Repeat("n", 250))), "")
+}
+
+// TestNoMark opens for writing without a place for a mark.
+func TestNoMark(t *testing.T) {
+	file := mod(t, device(t, image(1, 100000)), Options{Keep: []Range{span(0, 4096)}}, 1)
+	_, err := Open(ctx, file, OpenOptions{Write: true})
+	_, repair := Repair(ctx, file, nil)
+	for _, err := range []error{err, repair, Rebuild(ctx, file, nil, nil)} {
+		if !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("without a mark: %v", err)
+		}
+	}
+}
+
+// TestRepairStranger gives Repair the mark of an image that was made in the same way from a disk with other bytes.
+func TestRepairStranger(t *testing.T) {
+	p := image(3, 1<<20)
+	o := Options{Keep: []Range{span(65536, 65536), span(262144, 65536)}}
+	file, mark := mod(t, device(t, p), o, 1), &memoryMark{}
+	d, err := Open(ctx, block.NoClose(file), OpenOptions{Write: true, Mark: mark})
+	check(t, err)
+	check(t, d.Write(ctx, []byte("text"), 65536, 0))
+	crashed, journal := file.Clone(), bytes.Clone(mark.p)
+	check(t, d.Close())
+
+	p[262144] ^= 1
+	other := mod(t, device(t, p), o, 1)
+	before := content(t, other)
+	if _, err := Repair(ctx, other, &memoryMark{p: journal}); err == nil {
+		t.Error("the mark of another image was accepted")
+	}
+	if !bytes.Equal(content(t, other), before) {
+		t.Error("an image was changed by the mark of another")
+	}
+	done, err := Repair(ctx, crashed, &memoryMark{p: journal})
+	check(t, err)
+	if done != (Repaired{Marked: true, Blocks: 1, Bytes: StoredLen, Wrong: 1}) {
+		t.Errorf("repair of its own image: %+v", done)
+	}
+	verify(t, crashed)
+}
