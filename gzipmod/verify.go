@@ -227,7 +227,7 @@ func (v *verifier) isZero(ctx context.Context, off, n int64) error {
 				continue
 			}
 			if buf == nil {
-				buf = make([]byte, 1<<20)
+				buf = make([]byte, min(n, 1<<20))
 			}
 			for at := e.Off; at < e.End(); at += int64(len(buf)) {
 				p := buf[:min(int64(len(buf)), e.End()-at)]
