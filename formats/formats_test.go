@@ -27,9 +27,11 @@ var errBad = errors.New("bad sector")
 
 func newImage(data []byte) *image { return &image{data: data, failFrom: int64(len(data))} }
 
-func (d *image) Info() block.Info { return block.Info{Name: "image", MinBlock: 1, PreferredBlock: 4096} }
-func (d *image) Size() int64      { return int64(len(d.data)) }
-func (d *image) Close() error     { return nil }
+func (d *image) Info() block.Info {
+	return block.Info{Name: "image", MinBlock: 1, PreferredBlock: 4096}
+}
+func (d *image) Size() int64  { return int64(len(d.data)) }
+func (d *image) Close() error { return nil }
 func (d *image) Read(_ context.Context, p []byte, off int64) error {
 	if err := block.CheckRange(off, int64(len(p)), d.Size()); err != nil {
 		return err

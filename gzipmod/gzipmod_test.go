@@ -66,6 +66,14 @@ func device(t testing.TB, p []byte) block.Device {
 	return d
 }
 
+// rounds returns how often to try: less often with -short, which the race detector runs.
+func rounds(n uint64) uint64 {
+	if testing.Short() {
+		return n/4 + 1
+	}
+	return n
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -123,7 +131,7 @@ func verify(t testing.TB, file block.Device) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range rounds(12) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		size := []int{0, 1, 4096, 65536, 100001, 3 << 20, 5<<20 + 77}[r.IntN(7)]
 		p := image(seed, size)
@@ -165,7 +173,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestChange(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range rounds(8) {
 		r := rand.New(rand.NewPCG(seed, 8))
 		p := image(seed, 3<<20+123)
 		keep := []Range{span(100000, 500000), span(1<<20, 70000), span(int64(len(p))-50000, 50000)}
@@ -222,7 +230,7 @@ func TestChangeRefused(t *testing.T) {
 }
 
 func TestPipeAndRebuild(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range rounds(6) {
 		p := image(seed, 4<<20+int(seed)*1000)
 		src := device(t, p)
 		o := Options{Keep: []Range{span(1<<20, 300000)}}

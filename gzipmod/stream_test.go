@@ -34,7 +34,7 @@ func (s *pipe) Next(context.Context) (block.Run, error) {
 }
 
 func TestPlanStream(t *testing.T) {
-	for seed, size := range []int{0, 1, 65536, 1 << 20, 3<<20 + 5, 20 << 20} {
+	for seed, size := range []int{0, 1, 65536, 1 << 20, 3<<20 + 5, 9 << 20} {
 		p := image(uint64(60+seed), size)
 		plan := func() *segment.Plan {
 			plan, err := PlanStream(ctx, &pipe{rand.New(rand.NewPCG(1, 1)), p}, Options{})
@@ -84,8 +84,8 @@ func TestCoarsen(t *testing.T) {
 // TestManyHoles is an image with more holes than any index holds.
 func TestManyHoles(t *testing.T) {
 	d := block.NewMemory(1 << 40)
-	for i := range int64(20000) {
-		check(t, d.Write(ctx, []byte{1}, i<<25, 0))
+	for i := range int64(5000) {
+		check(t, d.Write(ctx, []byte{1}, i<<27, 0))
 	}
 	l, err := NewLayout(ctx, d, Options{Keep: []Range{span(1<<39, 1<<20)}})
 	check(t, err)

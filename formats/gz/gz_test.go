@@ -177,7 +177,7 @@ func TestForward(t *testing.T) {
 			d, err := open(ctx, device(t, file), formats.OpenOptions{Memory: 2 << 20})
 			check(t, err)
 			r := rand.New(rand.NewPCG(4, 4))
-			for range 60 {
+			for range rounds(60) {
 				off := r.IntN(len(want))
 				p := make([]byte, r.IntN(min(len(want)-off, 2<<20)+1))
 				check(t, d.Read(ctx, p, int64(off)))
@@ -226,8 +226,19 @@ func TestPlanIsReadBack(t *testing.T) {
 	}
 }
 
+// rounds returns how often to try: less often with -short, which the race detector runs.
+func rounds(n int) int {
+	if testing.Short() {
+		return n/12 + 1
+	}
+	return n
+}
+
 // TestPeersFiles reads what the programs write that people compress images with.
 func TestPeersFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("nothing runs concurrently here")
+	}
 	want := text(6, 5<<20)
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	check(t, os.WriteFile(raw, want, 0o666))
