@@ -48,6 +48,8 @@ type fileMark struct {
 	f    *os.File
 }
 
+const saveHint = "while an image is changed a small file lies beside it: its folder must be writable, and have room for it"
+
 // maxMark bounds what is read of a mark: the blocks of 3 TiB of kept ranges.
 const maxMark = 1 << 30
 
@@ -84,7 +86,7 @@ func (m *fileMark) Save(_ context.Context, p []byte) error {
 	// There is none, since an image with a mark is not opened for writing.
 	f, err := os.OpenFile(m.path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
-		return block.WithHint(err, "while an image is changed a small file lies beside it: its folder must be writable, and have room for it")
+		return block.WithHint(err, saveHint)
 	}
 	_, err = f.Write(p)
 	if err == nil {
@@ -94,7 +96,7 @@ func (m *fileMark) Save(_ context.Context, p []byte) error {
 		err = syncDir(filepath.Dir(m.path))
 	}
 	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(m.path))
+		return block.WithHint(errors.Join(err, f.Close(), os.Remove(m.path)), saveHint)
 	}
 	m.f = f
 	return nil

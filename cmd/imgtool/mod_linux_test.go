@@ -54,3 +54,34 @@ func TestModTerminal(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
+
+// TestModDiskFull changes an image on a file system that fills up meanwhile: its kept range is a hole of the file, which takes room when it is written.
+func TestModDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Logf("only the administrator can make a small file system: %v", err)
+		return
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	path, patch := filepath.Join(dir, "disk.gz"), filepath.Join(t.TempDir(), "patch")
+	output(t, "mod", "make", "-k", "range=0+8M", "null:8M", path)
+	output(t, "convert", "-O", "raw", "pattern:2M", patch)
+	expect(t, exitFailed, "imgtool: "+path+": write ", "mod", "patch", path, "--offset", "4k", "--from", patch)
+	output(t, "mod", "verify", path)
+	expect(t, exitFailed, "no space left on device\nhint: a part of the patch may have been written; the image is sound: patch it again\n",
+		"mod", "patch", path, "--offset", "4k", "--from", patch)
+	output(t, "mod", "verify", path)
+	before := readFile(t, path)
+	expect(t, exitFailed, "no space left on device\n", "mod", "make", "pattern:8M", path)
+	expect(t, exitFailed, "no space left on device\n", "mod", "clone", path, filepath.Join(dir, "other.gz"))
+	if after := readFile(t, path); string(after) != string(before) {
+		t.Error("an image that could not be replaced has changed")
+	}
+	if left, err := leftovers(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}

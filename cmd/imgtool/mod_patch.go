@@ -145,10 +145,13 @@ func (a *app) patchDevice(ctx context.Context, d *gzipmod.Device, done *patched,
 		return err
 	}
 	done.Start, done.Length = where.Off, src.n
-	if done.Changed, err = copyPatch(ctx, d, where.Off, src); err != nil {
-		return err
+	if done.Changed, err = copyPatch(ctx, d, where.Off, src); err == nil {
+		err = d.Flush(ctx)
 	}
-	return d.Flush(ctx)
+	if err != nil && !errors.As(err, new(*block.Hint)) {
+		err = block.WithHint(err, "a part of the patch may have been written; the image is sound: patch it again")
+	}
+	return err
 }
 
 // find returns the range into which a patch has to fit, and what to call it.

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/internal/peers"
 	"github.com/imgtool/imgtool/source/file"
 )
 
@@ -353,4 +354,24 @@ func TestModLongName(t *testing.T) {
 	if !bytes.Equal(readFile(t, long), before) {
 		t.Error("the image has changed")
 	}
+}
+
+// TestModSeveral selects partitions of which there are several.
+func TestModSeveral(t *testing.T) {
+	dir := t.TempDir()
+	raw, gz, text := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.gz"), filepath.Join(dir, "text")
+	writeFile(t, raw, nil)
+	if err := os.Truncate(raw, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	peers.Run(t, "sgdisk", "-n", "1:0:+1M", "-c", "1:data", "-n", "2:0:+1M", "-c", "2:other", "-n", "3:0:+1M", "-c", "3:data", raw)
+	expect(t, exitDone, "; 2 MiB (2097152 bytes) kept in 2 ranges\n", "mod", "make", "-k", "name=data", raw, gz)
+	writeFile(t, text, []byte("text"))
+	before := readFile(t, gz)
+	expect(t, exitFailed, "imgtool: "+gz+": name=data means 2 ranges, and a patch goes into one: choose from 1, 3\n", "mod", "patch", gz, "--part", "name=data", "--from", text)
+	if !bytes.Equal(readFile(t, gz), before) {
+		t.Error("the image has changed")
+	}
+	expect(t, exitDone, ": 4 of 4 bytes at byte 3145728 changed", "mod", "patch", gz, "--part", "3", "--from", text)
+	output(t, "mod", "verify", gz)
 }
