@@ -80,23 +80,52 @@ func (u *unpacker) scratch(n int64) []byte {
 
 // unpack decodes packed, which room returned, into all of p. The chunk must be exactly as long as p, and end where packed ends.
 func (u *unpacker) unpack(p, packed []byte) error {
+	if err := u.begin(packed); err != nil {
+		return err
+	}
+	if n, err := io.ReadFull(u.r, p); err == io.EOF || err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("it ends after %d of %d bytes", n, len(p))
+	} else if err != nil {
+		return err
+	}
+	return u.end(int64(len(p)))
+}
+
+// sum is unpack without the bytes: it returns the CRC-32 of the n bytes that packed must hold.
+func (u *unpacker) sum(packed []byte, n int64) (uint32, error) {
+	if err := u.begin(packed); err != nil {
+		return 0, err
+	}
+	var crc uint32
+	buf := u.scratch(min(n, 256<<10))
+	for left := n; left > 0; {
+		k, err := u.r.Read(buf[:min(left, int64(len(buf)))])
+		crc = crc32.Update(crc, crc32.IEEETable, buf[:k])
+		left -= int64(k)
+		if err == io.EOF && left > 0 {
+			return 0, fmt.Errorf("it ends after %d of %d bytes", n-left, n)
+		}
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+	}
+	return crc, u.end(n)
+}
+
+// begin makes u.r give what packed holds.
+func (u *unpacker) begin(packed []byte) error {
 	if !bytes.HasSuffix(packed, []byte(chunkEnd)) {
 		return errChunkEnd
 	}
-	stream := append(packed, finalBlock...)
-	u.src.Reset(stream)
-	if err := u.r.(flate.Resetter).Reset(&u.src, nil); err != nil {
-		return err
-	}
-	if n, err := io.ReadFull(u.r, p); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return fmt.Errorf("it ends after %d of %d bytes", n, len(p))
-		}
-		return err
-	}
+	u.src.Reset(append(packed, finalBlock...))
+	return u.r.(flate.Resetter).Reset(&u.src, nil)
+}
+
+// end checks that nothing is left after the n bytes that were read.
+func (u *unpacker) end(n int64) error {
 	var more [1]byte
-	if n, err := u.r.Read(more[:]); n != 0 || err != io.EOF {
-		return fmt.Errorf("it holds more than %d bytes", len(p))
+	if k, err := u.r.Read(more[:]); k != 0 || err != io.EOF {
+		return fmt.Errorf("it holds more than %d bytes", n)
 	}
 	if u.src.Len() != 0 {
 		return fmt.Errorf("it ends %d bytes early", u.src.Len()-len(finalBlock))
@@ -117,17 +146,6 @@ func (u *unpacker) consumed(p, stream []byte) (int, error) {
 }
 
 var errChunkEnd = fmt.Errorf("it does not end on an empty stored block")
-
-// unpackChecked is unpack and a check of the content.
-func (u *unpacker) unpackChecked(p, packed []byte, want uint32) error {
-	if err := u.unpack(p, packed); err != nil {
-		return err
-	}
-	if crc := crc32.ChecksumIEEE(p); crc != want {
-		return fmt.Errorf("its content has the CRC-32 %08x, not %08x", crc, want)
-	}
-	return nil
-}
 
 // unpackers is a pool.
 type unpackers struct{ pool sync.Pool }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/peers"
+	"github.com/imgtool/imgtool/segment"
 )
 
 // readers are programs that unpack a gzip file to standard output.
@@ -67,6 +70,22 @@ func TestEveryReaderAgrees(t *testing.T) {
 	check(t, d.Write(ctx, change, 2<<20+17, 0))
 	copy(p[2<<20+17:], change)
 	check(t, d.Flush(ctx))
+	path := filepath.Join(t.TempDir(), "disk.raw.gz")
+	check(t, os.WriteFile(path, content(t, file), 0o666))
+	agree(t, path, sha256.Sum256(p))
+}
+
+// TestEveryReaderAgreesOnTheLongestHeader reads a header that is as long as any can be.
+func TestEveryReaderAgreesOnTheLongestHeader(t *testing.T) {
+	p := image(22, 2<<20+5)
+	plan, err := PlanStream(ctx, &pipe{rand.New(rand.NewPCG(2, 2)), p}, Options{})
+	check(t, err)
+	file := block.NewMemory(0)
+	_, err = segment.Write(ctx, segment.ToDevice(file), plan, segment.Options{})
+	check(t, err)
+	if l := openRead(t, file).Layout(); l.HeaderLen() != maxHeader {
+		t.Fatalf("a header of %d bytes", l.HeaderLen())
+	}
 	path := filepath.Join(t.TempDir(), "disk.raw.gz")
 	check(t, os.WriteFile(path, content(t, file), 0o666))
 	agree(t, path, sha256.Sum256(p))

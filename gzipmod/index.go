@@ -21,7 +21,7 @@ const (
 	paddingID   = "IP" // a second subfield, of zeros, where the index turned out shorter than the room left for it
 
 	subfieldHeader = 4     // identifier and LEN
-	maxHeader      = 32000 // busybox reads headers through a buffer of 32 KiB
+	maxHeader      = 16384 // busybox reads the extra field through a buffer of 16 KiB
 	maxIndex       = maxHeader - indexOff
 	indexVersion   = 1
 	stateReserved  = 0 // only sizes and kinds are true
@@ -167,8 +167,8 @@ func parseIndex(p []byte) (*Layout, error) {
 		return nil, corrupt(atSize, "image size %d is too large", size)
 	case fileSize > math.MaxInt64:
 		return nil, corrupt(atFileSize, "file size %d is too large", fileSize)
-	case l.ChunkSize < minChunk || l.ChunkSize > maxChunk:
-		return nil, corrupt(atChunkSize, "chunk size %d is not in %d to %d", l.ChunkSize, minChunk, maxChunk)
+	case l.ChunkSize < minChunk || l.ChunkSize > maxChunk || l.ChunkSize&(l.ChunkSize-1) != 0:
+		return nil, corrupt(atChunkSize, "chunk size %d is not a power of two in %d to %d", l.ChunkSize, minChunk, maxChunk)
 	case regions > maxIndex || chunks > maxIndex || indexLen(regions, chunks) != int64(len(p)):
 		return nil, corrupt(atRegions, "%d regions and %d chunks do not make %d bytes", regions, chunks, len(p))
 	}

@@ -18,8 +18,9 @@ const (
 	// KeepUnit is what the ends of kept ranges are rounded outward to.
 	KeepUnit = 4096
 
+	// minChunk is what is compressed at a time. A longer chunk of the index is several of these, one after another.
 	minChunk = 1 << 20
-	maxChunk = 256 << 20
+	maxChunk = 1 << 30
 )
 
 // Kind says how a region of the image lies in the file.
@@ -113,6 +114,51 @@ func (l *Layout) CRC() uint32 {
 const tailLen = int64(len(finalBlock)) + 8
 
 const finalBlock = "\x01\x00\x00\xff\xff"
+
+// fine returns a layout of the same regions whose chunks are of minChunk, with nothing filled in.
+func (l *Layout) fine() *Layout {
+	f := &Layout{Size: l.Size, ChunkSize: minChunk, headerLen: l.headerLen}
+	for _, r := range l.Regions {
+		r = Region{Kind: r.Kind, Off: r.Off, Len: r.Len, chunk: len(f.Chunks)}
+		if r.Kind == Data {
+			f.Chunks = append(f.Chunks, make([]Chunk, chunksOf(r.Off, r.Len, minChunk))...)
+		}
+		f.Regions = append(f.Regions, r)
+	}
+	return f
+}
+
+// complete fills in l from its fine layout, which has been filled in and is used up.
+func (l *Layout) complete(fine *Layout) error {
+	for fine.ChunkSize < l.ChunkSize {
+		fine.coarsen()
+	}
+	l.Regions, l.Chunks, l.Complete = fine.Regions, fine.Chunks, true
+	return l.place()
+}
+
+// coarsen doubles ChunkSize: two chunks of a region that lie in the same multiple of it are one.
+func (l *Layout) coarsen() {
+	var chunks []Chunk
+	double := 2 * l.ChunkSize
+	for i := range l.Regions {
+		r := &l.Regions[i]
+		if r.Kind != Data {
+			continue
+		}
+		before, first := *r, len(chunks)
+		for k, c := range l.chunks(before) {
+			off, n := l.chunkRange(before, k)
+			if last := len(chunks) - 1; last >= first && off%double != 0 {
+				chunks[last] = Chunk{FileLen: chunks[last].FileLen + c.FileLen, CRC: crcmath.Combine(chunks[last].CRC, c.CRC, n)}
+				continue
+			}
+			chunks = append(chunks, c)
+		}
+		r.chunk = first
+	}
+	l.Chunks, l.ChunkSize = chunks, double
+}
 
 // place fills in the file offsets from the chunks' lengths, and the size of the file. It returns an error on overflow.
 func (l *Layout) place() error {

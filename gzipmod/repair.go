@@ -163,19 +163,19 @@ func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done,
 	if l.Complete {
 		return checkWhole(ctx, file)
 	}
-	s := scanner{file: file, layout: l, u: newUnpacker(), pos: l.headerLen}
-	for i := range l.Regions {
-		if err := s.region(ctx, &l.Regions[i]); err != nil {
+	s := scanner{file: file, layout: l.fine(), u: newUnpacker(), pos: l.headerLen}
+	for i := range s.layout.Regions {
+		r := &s.layout.Regions[i]
+		if err := s.region(ctx, r); err != nil {
 			return err
 		}
 		if progress != nil {
-			progress(l.Regions[i].End(), l.Size)
+			progress(r.End(), l.Size)
 		}
 	}
-	if err := l.place(); err != nil {
+	if err := l.complete(s.layout); err != nil {
 		return err
 	}
-	l.Complete = true
 	if err := checkSize(file, l); err != nil {
 		return err
 	}

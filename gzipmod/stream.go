@@ -114,7 +114,7 @@ func (w *streamWriter) run() error {
 }
 
 // holeRegions is after how many holes only longer ones become regions of their own, so that the index has room for them.
-const holeRegions = 100
+const holeRegions = 50
 
 // endZeros writes the zeros that have come together: as a hole where they are many, else as data.
 func (w *streamWriter) endZeros() error {
@@ -233,27 +233,4 @@ func (w *streamWriter) tail() ([]byte, error) {
 	}
 	l.Complete = true
 	return marshalTail(l.CRC(), l.Size), nil
-}
-
-// coarsen doubles ChunkSize: two chunks of a region that lie in the same multiple of it are one.
-func (l *Layout) coarsen() {
-	var chunks []Chunk
-	double := 2 * l.ChunkSize
-	for i := range l.Regions {
-		r := &l.Regions[i]
-		if r.Kind != Data {
-			continue
-		}
-		before, first := *r, len(chunks)
-		for k, c := range l.chunks(before) {
-			off, n := l.chunkRange(before, k)
-			if last := len(chunks) - 1; last >= first && off%double != 0 {
-				chunks[last] = Chunk{FileLen: chunks[last].FileLen + c.FileLen, CRC: crcmath.Combine(chunks[last].CRC, c.CRC, n)}
-				continue
-			}
-			chunks = append(chunks, c)
-		}
-		r.chunk = first
-	}
-	l.Chunks, l.ChunkSize = chunks, double
 }

@@ -93,3 +93,36 @@ func TestManyHoles(t *testing.T) {
 		t.Fatalf("a header of %d bytes, %d regions", l.HeaderLen(), len(l.Regions))
 	}
 }
+
+// TestLongChunks writes an image whose index has room for few chunks only, to a file and to a pipe.
+func TestLongChunks(t *testing.T) {
+	p := append(image(72, 9<<20+5), make([]byte, 1<<20)...)
+	p = append(p, image(73, 3<<20)...)
+	src := device(t, p)
+	plan := func() *segment.Plan {
+		l := &Layout{Size: src.Size(), ChunkSize: 4 << 20}
+		l.divide([]Range{span(5<<20, 100000)}, nil, nil, minHole)
+		l.headerLen = indexOff + indexLen(int64(len(l.Regions)), int64(len(l.Chunks)))
+		plan, err := l.Plan(src, Options{})
+		check(t, err)
+		return plan
+	}
+	file := block.NewMemory(0)
+	_, err := segment.Write(ctx, segment.ToDevice(file), plan(), segment.Options{})
+	check(t, err)
+	verify(t, file)
+	if l := openRead(t, file).Layout(); l.ChunkSize != 4<<20 || len(l.Chunks) != 5 {
+		t.Fatalf("%d chunks of %d bytes", len(l.Chunks), l.ChunkSize)
+	}
+	if !bytes.Equal(gunzip(t, content(t, file)), p) || !bytes.Equal(content(t, openRead(t, file)), p) {
+		t.Fatal("other bytes")
+	}
+	var out bytes.Buffer
+	_, err = segment.Write(ctx, segment.ToWriter(&out), plan(), segment.Options{})
+	check(t, err)
+	piped := device(t, out.Bytes())
+	check(t, Rebuild(ctx, piped, &memoryMark{}, nil))
+	if !bytes.Equal(content(t, piped), content(t, file)) {
+		t.Fatal("the rebuilt index is another")
+	}
+}

@@ -23,16 +23,16 @@ func (l *Layout) Plan(src block.Device, o Options) (*segment.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &fileWriter{Layout: l, src: src, level: level}
+	w := &fileWriter{Layout: l.fine(), whole: l, src: src, level: level}
 	header := l.marshalHeader(mtime(o.ModTime))
 	return &segment.Plan{
 		Work:   l.Size,
-		Buffer: 2 * l.ChunkSize, // as it is read, and as it is written
+		Buffer: 2 * minChunk, // as it is read, and as it is written
 		Segments: func(yield func(segment.Segment, error) bool) {
 			if !yield(segment.Segment{Bytes: header}, nil) {
 				return
 			}
-			for i := range l.Regions {
+			for i := range w.Regions {
 				if !w.region(i, yield) {
 					return
 				}
@@ -66,7 +66,8 @@ func mtime(t time.Time) uint32 {
 
 // fileWriter makes the segments of a file.
 type fileWriter struct {
-	*Layout
+	*Layout         // the fine one
+	whole   *Layout // the planned one, which is filled in at the end
 	src     block.Device
 	level   int
 	packers sync.Pool
@@ -167,11 +168,10 @@ func appendStoredHeader(buf []byte, n int) []byte {
 
 // tail completes the layout and returns what ends the file.
 func (w *fileWriter) tail() ([]byte, error) {
-	if err := w.place(); err != nil {
+	if err := w.whole.complete(w.Layout); err != nil {
 		return nil, err
 	}
-	w.Complete = true
-	return marshalTail(w.CRC(), w.Size), nil
+	return marshalTail(w.whole.CRC(), w.whole.Size), nil
 }
 
 // marshalTail returns the final block, CRC32 and ISIZE.
