@@ -209,7 +209,10 @@ func (v *conversion) create(ctx context.Context, img *chain.Image, d *formats.Dr
 	if err != nil {
 		return 0, err
 	}
-	return n, t.Commit(ctx)
+	if err := t.Commit(ctx); err != nil || t.Writer != nil || t.InPlace {
+		return n, err
+	}
+	return n, clearMark(ctx, target)
 }
 
 // imageSize returns the size of the image, or -1 where nobody knows.

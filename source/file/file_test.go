@@ -297,11 +297,10 @@ func TestGrowConcurrently(t *testing.T) {
 func TestClose(t *testing.T) {
 	ctx := t.Context()
 	d := open(t, newFile(t, t.TempDir(), make([]byte, 100)), Options{Write: true})
-	r, release, is := block.Pin(ctx, d, 10, 1000)
-	if is {
+	if _, _, is := block.Pin(ctx, d, 10, 1000); is {
 		t.Fatal("pinned past the end")
 	}
-	r, release, is = d.Pin(ctx, 10, 1000)
+	r, release, is := d.Pin(ctx, 10, 1000)
 	if !is || r.Off != 10 || r.Len != 90 || r.File != d.File() {
 		t.Fatalf("%+v, %v", r, is)
 	}

@@ -106,7 +106,7 @@ func TestRepeats(t *testing.T) {
 			}
 			return sha256.Sum256(b)
 		}
-		if sum() != sum() {
+		if first, second := sum(), sum(); first != second {
 			t.Errorf("with scatter %d the same input made two different file systems", scatter)
 		}
 	}
