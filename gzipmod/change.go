@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"os"
 	"sync"
 	"time"
@@ -27,13 +28,16 @@ type changes struct {
 	dev  *Device
 	mark Mark
 
-	// blocks are locks for stored blocks, by number: reading the old bytes, writing the new ones and noting the difference are one step.
-	blocks [64]sync.Mutex
+	// blocks are locks for stored blocks, by number: reading the old bytes, announcing, writing the new ones and noting the difference are
+	// one step.
+	blocks  [64]sync.Mutex
+	buffers sync.Pool // of *[batchLen]byte
 
 	mu        sync.Mutex // guards what follows
 	header    []byte     // as it is in the file
 	named     map[blockID]bool
 	delta     map[int]uint32 // by region: what its CRC is to be changed by
+	changed   int64          // bytes that were not there before
 	unsettled bool           // writes since checksums were last written
 	durable   bool           // nothing was written since the last flush of the file
 	failed    error          // a write left a block in an unknown state: the mark has to stay
@@ -87,13 +91,44 @@ func (d *Device) write(ctx context.Context, p []byte, off int64) error {
 	if err != nil || len(p) == 0 {
 		return err
 	}
-	r := d.layout.Regions[i]
-	if err := d.changes.name(ctx, i, off-r.Off, p); err != nil {
+	at := off - d.layout.Regions[i].Off
+	if int64(len(p)) > batch {
+		// All at once, because each announcement waits for the disk.
+		if err := d.changes.name(ctx, i, at, int64(len(p))); err != nil {
+			return err
+		}
+	}
+	for len(p) > 0 {
+		n := min(int64(len(p)), batch-at%StoredLen)
+		if err := d.changes.replace(ctx, i, at, p[:n]); err != nil {
+			return err
+		}
+		p, at = p[n:], at+n
+	}
+	return nil
+}
+
+// Announce says that the range, all of it kept, will be written. It need not be called; after it the writes do not wait for the disk one by one.
+func (d *Device) Announce(ctx context.Context, off, n int64) error {
+	if err := d.enter(off, n); err != nil {
 		return err
 	}
-	return eachStored(r, off, int64(len(p)), func(fileOff, done, n int64) error {
-		return d.changes.replace(ctx, i, off+done-r.Off, p[done:done+n], fileOff)
-	})
+	defer d.life.RUnlock()
+	i, err := d.kept(off, n)
+	if err != nil || n == 0 {
+		return err
+	}
+	return d.changes.name(ctx, i, off-d.layout.Regions[i].Off, n)
+}
+
+// Changed returns how many bytes of all Writes since Open differed from what was there.
+func (d *Device) Changed() int64 {
+	if d.changes == nil {
+		return 0
+	}
+	d.changes.mu.Lock()
+	defer d.changes.mu.Unlock()
+	return d.changes.changed
 }
 
 // Zero implements block.Device by writing zeros.
@@ -136,108 +171,215 @@ func (d *Device) enterLocked() error {
 	return nil
 }
 
-// name makes the mark name those stored blocks of region i that writing p at byte at of it would change.
-func (c *changes) name(ctx context.Context, i int, at int64, p []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+// batch is how much of a region is changed in one step at most. It is small, since memory that was not used before costs more than
+// another call of the system.
+const batch = 4 * StoredLen
+
+// batchLen is the length of a batch in the file.
+const batchLen = 4 * (StoredLen + storedHeader)
+
+// storedSpan is a range of the file that holds stored blocks of a region.
+type storedSpan struct {
+	region Region
+	off    int64 // in the file
+	bytes  []byte
+}
+
+// readSpan reads bytes from to to of a region, with the headers between them, into buf.
+func (c *changes) readSpan(ctx context.Context, r Region, from, to int64, buf *[batchLen]byte) (storedSpan, error) {
+	s := storedSpan{region: r, off: r.storedOff(from)}
+	s.bytes = buf[:r.storedOff(to-1)+1-s.off]
+	return s, c.dev.file.Read(ctx, s.bytes, s.off)
+}
+
+// at returns bytes from to to of the region, which lie in one block.
+func (s storedSpan) at(from, to int64) []byte {
+	return s.bytes[s.region.storedOff(from)-s.off : s.region.storedOff(to-1)+1-s.off]
+}
+
+// name makes the mark name the stored blocks of the n bytes from byte at of region i.
+func (c *changes) name(ctx context.Context, i int, at, n int64) error {
+	buf := c.buffer()
+	defer c.buffers.Put(buf)
 	r := c.dev.layout.Regions[i]
 	var records []record
-	buf := make([]byte, StoredLen)
-	for len(p) > 0 {
-		b, in := at/StoredLen, at%StoredLen
-		part := p[:min(int64(len(p)), StoredLen-in)]
-		p, at = p[len(part):], at+int64(len(part))
-		if c.named[blockID{i, int(b)}] {
+	for b := at / StoredLen; b <= (at+n-1)/StoredLen; b++ {
+		if c.areNamed(i, b, b) {
 			continue
 		}
-		old := buf[:min(StoredLen, r.Len-b*StoredLen)]
-		if err := c.dev.file.Read(ctx, old, r.storedOff(b*StoredLen)); err != nil {
+		unlock := c.lock(b, b)
+		s, err := c.readSpan(ctx, r, b*StoredLen, min((b+1)*StoredLen, r.Len), buf)
+		unlock()
+		if err != nil {
 			return err
 		}
-		if !bytes.Equal(part, old[in:in+int64(len(part))]) {
-			records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(old)})
-		}
+		records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(s.bytes)})
 	}
-	if err := c.announce(ctx, records); err != nil {
-		return fmt.Errorf("the change cannot be announced: %w", err)
-	}
-	for _, rec := range records {
-		c.named[blockID{i, int(rec.block)}] = true
-	}
-	return nil
+	return c.announce(ctx, records)
 }
 
-// announce makes the mark hold the records, durably.
-func (c *changes) announce(ctx context.Context, records []record) error {
-	switch {
-	case len(records) == 0:
-		return nil
-	case len(c.named) == 0:
-		return c.mark.Save(ctx, marshalBatch(marshalBase(c.dev.layout.FileSize, c.header), records))
-	case c.torn == nil:
-		c.torn = c.mark.Append(ctx, marshalBatch(nil, records))
+func (c *changes) buffer() *[batchLen]byte {
+	if buf, ok := c.buffers.Get().(*[batchLen]byte); ok {
+		return buf
 	}
-	return c.torn
+	return new([batchLen]byte)
 }
 
-// replace writes p, which lies in one stored block, at byte at of region i and at fileOff of the file, and notes what that does to the CRC.
-// Bytes that are there already are not written.
-func (c *changes) replace(ctx context.Context, i int, at int64, p []byte, fileOff int64) error {
-	id := blockID{i, int(at / StoredLen)}
-	lock := &c.blocks[id.block%len(c.blocks)]
-	lock.Lock()
-	defer lock.Unlock()
-	old := make([]byte, len(p))
-	if err := c.dev.file.Read(ctx, old, fileOff); err != nil {
+// replace writes p, which lies in at most batch/StoredLen stored blocks, at byte at of region i, and notes what that does to the CRC.
+// Blocks that hold these bytes already are not touched.
+func (c *changes) replace(ctx context.Context, i int, at int64, p []byte) error {
+	r, n := c.dev.layout.Regions[i], int64(len(p))
+	first, last := at/StoredLen, (at+n-1)/StoredLen
+	defer c.lock(first, last)()
+	buf := c.buffer()
+	defer c.buffers.Put(buf)
+
+	// The mark wants the old CRC of whole blocks, where it does not know it yet.
+	from, to := at, at+n
+	if !c.areNamed(i, first, last) {
+		from, to = first*StoredLen, min((last+1)*StoredLen, r.Len)
+	}
+	s, err := c.readSpan(ctx, r, from, to, buf)
+	if err != nil {
 		return err
 	}
-	skip := commonPrefix(old, p)
-	if skip == len(p) {
-		return nil
-	}
-	c.mu.Lock()
-	named := c.named[id]
-	c.mu.Unlock()
-	if !named { // it was equal when name looked, and another write came in between
-		if err := c.name(ctx, i, at, p); err != nil {
-			return err
+	var edits []edit
+	var records []record
+	for b := first; b <= last; b++ {
+		e := edit{off: max(at, b*StoredLen), end: min(at+n, (b+1)*StoredLen)}
+		e.old, e.new = s.at(e.off, e.end), p[e.off-at:e.end-at]
+		if e.differ = differing(e.old, e.new); e.differ == 0 {
+			continue
+		}
+		e.before = crc32.ChecksumIEEE(e.old)
+		edits = append(edits, e)
+		if !c.areNamed(i, b, b) {
+			whole := s.at(b*StoredLen, min((b+1)*StoredLen, r.Len))
+			records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(whole)})
 		}
 	}
-	old, p, at, fileOff = old[skip:], p[skip:], at+int64(skip), fileOff+int64(skip)
-	before := crc32.ChecksumIEEE(old)
-	err := c.dev.file.Write(ctx, p, fileOff, 0)
-	after := crc32.ChecksumIEEE(p)
+	if len(edits) == 0 {
+		return nil
+	}
+	if err := c.announce(ctx, records); err != nil {
+		return err
+	}
+	for _, e := range edits {
+		copy(e.old, e.new)
+	}
+	// Headers of blocks in between, and blocks that do not differ, are written again as they are.
+	low, high := r.storedOff(edits[0].off), r.storedOff(edits[len(edits)-1].end-1)+1
+	err = c.dev.file.Write(ctx, s.bytes[low-s.off:high-s.off], low, 0)
 	if err != nil {
 		// Old bytes, new bytes, or a mixture: what is there now counts.
-		if e := c.dev.file.Read(context.WithoutCancel(ctx), old, fileOff); e != nil {
+		if e := c.dev.file.Read(context.WithoutCancel(ctx), s.bytes, s.off); e != nil {
 			c.mu.Lock()
 			c.failed = errors.Join(err, e)
 			c.mu.Unlock()
 			return err
 		}
-		after = crc32.ChecksumIEEE(old)
 	}
-	r := c.dev.layout.Regions[i]
-	delta := crcmath.Across(r.Len - at - int64(len(p))).Shift(before ^ after)
-	c.mu.Lock()
-	c.delta[i] ^= delta
-	c.unsettled, c.durable = true, false
-	c.mu.Unlock()
+	c.note(i, edits)
 	return err
 }
 
-// commonPrefix returns how many bytes a and b, of the same length, have in common at the start, in whole pages.
-func commonPrefix(a, b []byte) int {
-	n := 0
-	for ; n < len(a); n += KeepUnit {
-		if end := min(n+KeepUnit, len(a)); !bytes.Equal(a[n:end], b[n:end]) {
-			return n
+// edit is the part of a change that lies in one stored block.
+type edit struct {
+	off, end int64  // in the region
+	old, new []byte // old is part of the span, and holds the new bytes once they are written
+	before   uint32 // CRC-32 of what was there
+	differ   int64
+}
+
+// note adds what edits have done to the CRC of region i.
+func (c *changes) note(i int, edits []edit) {
+	end := c.dev.layout.Regions[i].Len
+	var delta uint32
+	var differ int64
+	for _, e := range edits {
+		delta ^= crcmath.Across(end - e.end).Shift(e.before ^ crc32.ChecksumIEEE(e.old))
+		differ += e.differ
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.delta[i] ^= delta
+	c.changed += differ
+	c.unsettled, c.durable = true, false
+}
+
+// lock takes the locks of the blocks first to last of a region, always in the same order, and returns what releases them.
+func (c *changes) lock(first, last int64) (unlock func()) {
+	n := int64(len(c.blocks))
+	held := func(k int64) bool { return (k-first%n+n)%n <= last-first }
+	for k := range n {
+		if held(k) {
+			c.blocks[k].Lock()
 		}
 	}
-	return len(a)
+	return func() {
+		for k := range n {
+			if held(k) {
+				c.blocks[k].Unlock()
+			}
+		}
+	}
+}
+
+// areNamed reports whether the mark names all of the blocks.
+func (c *changes) areNamed(region int, first, last int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for b := first; b <= last; b++ {
+		if !c.named[blockID{region, int(b)}] {
+			return false
+		}
+	}
+	return true
+}
+
+// announce makes the mark name the blocks of the records, durably. The first record of a block counts.
+func (c *changes) announce(ctx context.Context, records []record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	var err error
+	switch {
+	case len(records) == 0:
+	case len(c.named) == 0:
+		err = c.mark.Save(ctx, marshalBatch(marshalBase(c.dev.layout.FileSize, c.header), records))
+	case c.torn == nil:
+		c.torn = c.mark.Append(ctx, marshalBatch(nil, records))
+		err = c.torn
+	default:
+		err = c.torn
+	}
+	if err != nil {
+		return fmt.Errorf("the change cannot be announced: %w", err)
+	}
+	for _, rec := range records {
+		c.named[blockID{int(rec.region), int(rec.block)}] = true
+	}
+	return nil
+}
+
+// differing returns how many bytes of a and b, which have the same length, differ.
+func differing(a, b []byte) (n int64) {
+	if bytes.Equal(a, b) {
+		return 0
+	}
+	const low = 0x7f7f7f7f7f7f7f7f
+	for ; len(a) >= 8; a, b = a[8:], b[8:] {
+		x := binary.LittleEndian.Uint64(a) ^ binary.LittleEndian.Uint64(b)
+		n += int64(bits.OnesCount64((x&low + low | x) &^ low)) // the top bit of each byte that is not zero
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
 }
 
 // settle writes the checksums and makes everything durable. The caller holds dev.life for writing, so that no write is in flight.

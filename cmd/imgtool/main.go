@@ -9,11 +9,16 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	// Most commands are over before memory matters; the large buffers of the others are counted by --memory, and live long.
+	debug.SetGCPercent(400)
+	os.Exit(run(os.Args[1:]))
+}
 
 // run executes one command line and returns the exit code.
 func run(args []string) int {
@@ -27,6 +32,7 @@ func run(args []string) int {
 	stdin, restore := interruptible(ctx, os.Stdin)
 	defer restore()
 	a := &app{
+		args:  args,
 		stdin: stdin, stdout: os.Stdout, stderr: os.Stderr, out: bufio.NewWriter(os.Stdout),
 		json: slices.Contains(args, "--json"), // so that what is wrong with other flags is told in JSON as well
 	}

@@ -28,10 +28,10 @@ uncompressed, so that they can be changed in place, in milliseconds: the checksu
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(
-		newModPlan(a), newModMake(a), newModPatch(a), newModVerify(a),
-		newModInfo(a), newModIndex(a), newModRepair(a), newModClone(a),
-	)
+	a.add(cmd, 1, []command{
+		{"plan", newModPlan}, {"make", newModMake}, {"patch", newModPatch}, {"verify", newModVerify},
+		{"info", newModInfo}, {"index", newModIndex}, {"repair", newModRepair}, {"clone", newModClone},
+	})
 	return cmd
 }
 

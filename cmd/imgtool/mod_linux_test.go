@@ -70,7 +70,7 @@ func TestModDiskFull(t *testing.T) {
 	path, patch := filepath.Join(dir, "disk.gz"), filepath.Join(t.TempDir(), "patch")
 	output(t, "mod", "make", "-k", "range=0+8M", "null:8M", path)
 	output(t, "convert", "-O", "raw", "pattern:2M", patch)
-	expect(t, exitFailed, "imgtool: "+path+": write ", "mod", "patch", path, "--offset", "4k", "--from", patch)
+	expect(t, exitFailed, "imgtool: "+path+": after ", "mod", "patch", path, "--offset", "4k", "--from", patch)
 	output(t, "mod", "verify", path)
 	expect(t, exitFailed, "no space left on device\nhint: a part of the patch may have been written; the image is sound: patch it again\n",
 		"mod", "patch", path, "--offset", "4k", "--from", patch)

@@ -296,28 +296,25 @@ func (s *patchSource) fromPipe(f *os.File, room int64) (err error) {
 
 // copyPatch writes a patch at off, and returns how many bytes differed.
 func copyPatch(ctx context.Context, d *gzipmod.Device, off int64, src *patchSource) (changed int64, err error) {
-	const piece = 8 << 20
-	buf, old := make([]byte, min(src.n, piece)), make([]byte, min(src.n, piece))
+	if err := d.Announce(ctx, off, src.n); err != nil {
+		return 0, err
+	}
+	buf := make([]byte, min(src.n, 128<<10)) // memory that was not used before costs more than another call of the system
 	for done := int64(0); done < src.n; {
-		p, q := buf[:min(src.n-done, piece)], old[:min(src.n-done, piece)]
+		p := buf[:min(src.n-done, int64(len(buf)))]
 		_, err := io.ReadFull(src, p)
 		if err != nil {
 			err = fmt.Errorf("reading the patch: %w", err)
-		} else if err = d.Read(ctx, q, off+done); err == nil {
+		} else {
 			err = d.Write(ctx, p, off+done, 0)
 		}
 		if err != nil && done > 0 {
 			err = fmt.Errorf("after %d of %d bytes: %w", done, src.n, err)
 		}
 		if err != nil {
-			return changed, err
-		}
-		for i := range p {
-			if p[i] != q[i] {
-				changed++
-			}
+			return d.Changed(), err
 		}
 		done += int64(len(p))
 	}
-	return changed, nil
+	return d.Changed(), nil
 }

@@ -20,6 +20,7 @@ import (
 
 // app is what the commands share.
 type app struct {
+	args                  []string // of the program
 	stdin, stdout, stderr *os.File
 	out                   *bufio.Writer // over stdout: what people and programs read; images go to stdout itself
 
@@ -69,11 +70,31 @@ Exit codes:
 	f.Lookup("memory").DefValue = "256M"
 	f.BoolVar(&a.allow, "allow-references", false, "follow whatever other files an image refers to, wherever they are")
 
-	root.AddCommand(
-		newInfo(a), newConvert(a), newCompare(a), newMap(a), newPartitions(a),
-		newMod(a), newDemo(a), newSynth(a), newFormats(a), newVersion(a),
-	)
+	a.add(root, 0, []command{
+		{"info", newInfo}, {"convert", newConvert}, {"compare", newCompare}, {"map", newMap}, {"partitions", newPartitions},
+		{"mod", newMod}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
+	})
 	return root
+}
+
+// command is a command that is made where it is needed.
+type command struct {
+	name string
+	make func(*app) *cobra.Command
+}
+
+// add gives parent the command that the depth'th argument names, or all of them, which help, completion and mistakes need. Making all
+// of them takes as long as the rest of a short command.
+func (a *app) add(parent *cobra.Command, depth int, list []command) {
+	for _, c := range list {
+		if depth < len(a.args) && a.args[depth] == c.name {
+			parent.AddCommand(c.make(a))
+			return
+		}
+	}
+	for _, c := range list {
+		parent.AddCommand(c.make(a))
+	}
 }
 
 // noCommand is for commands that only hold others: it refuses words that name none of them.

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -114,18 +113,22 @@ var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n",
 
 // checkLoop refuses a regular file that a loop device makes a disk of.
 func checkLoop(info fs.FileInfo) error {
-	names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // the pattern is well-formed
-	i := slices.IndexFunc(names, func(name string) bool {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			return false
-		}
-		behind, err := os.Stat(strings.TrimSuffix(string(text), "\n"))
-		return err == nil && os.SameFile(info, behind)
-	})
-	if i < 0 {
-		return nil
+	disks, err := os.ReadDir("/sys/block")
+	if err != nil {
+		return nil // a system without it has no way to tell
 	}
-	device := strings.Split(names[i], "/")[3]
-	return busy("the loop device "+device+" stands on it", "unmount it, then run: losetup -d /dev/"+device)
+	for _, d := range disks {
+		device := d.Name()
+		if !strings.HasPrefix(device, "loop") {
+			continue
+		}
+		text, err := os.ReadFile("/sys/block/" + device + "/loop/backing_file")
+		if err != nil {
+			continue // not in use
+		}
+		if behind, err := os.Stat(strings.TrimSuffix(string(text), "\n")); err == nil && os.SameFile(info, behind) {
+			return busy("the loop device "+device+" stands on it", "unmount it, then run: losetup -d /dev/"+device)
+		}
+	}
+	return nil
 }
