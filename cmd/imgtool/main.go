@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	// Most commands are over before memory matters; the large buffers of the others are counted by --memory, and live long.
+	// Most commands are over before memory matters. For the others --memory sets a limit; see app.check.
 	debug.SetGCPercent(400)
 	os.Exit(run(os.Args[1:]))
 }

@@ -34,6 +34,7 @@ type app struct {
 }
 
 const (
+	ownMemory     = 32 << 20  // what the program needs besides buffers and caches, in bytes
 	defaultMemory = 256 << 20 // the budget for all buffers and caches, in bytes
 	minMemory     = 1 << 20   // the smallest budget that can be kept, in bytes
 )
@@ -123,6 +124,7 @@ func (a *app) check(*cobra.Command, []string) error {
 	if a.memory < minMemory {
 		return usagef("--memory=%d: the least is %s", a.memory, sizes.FormatSize(minMemory))
 	}
+	debug.SetMemoryLimit(int64(a.memory) + ownMemory) // garbage counts as well
 	return nil
 }
 
