@@ -3,6 +3,7 @@ package gzipmod
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -28,15 +29,18 @@ type cached struct {
 // get returns chunk i, of n bytes, which load decodes where it is not there. The caller does not change the bytes.
 func (c *chunkCache) get(ctx context.Context, i int, n int64, load func(p []byte) error) ([]byte, error) {
 	c.mu.Lock()
-	if it := c.items[i]; it != nil {
+	for it := c.items[i]; it != nil; it = c.items[i] {
 		c.order.MoveToFront(it.elem)
 		c.mu.Unlock()
 		select {
 		case <-it.ready:
-			return it.data, it.err
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+		if !errors.Is(it.err, context.Canceled) && !errors.Is(it.err, context.DeadlineExceeded) {
+			return it.data, it.err
+		}
+		c.mu.Lock() // the loading one was told to stop, this one was not
 	}
 	it := &cached{chunk: i, ready: make(chan struct{}), size: n}
 	if c.items == nil {
@@ -54,15 +58,14 @@ func (c *chunkCache) get(ctx context.Context, i int, n int64, load func(p []byte
 	if it.err = load(data); it.err == nil {
 		it.data = data
 	}
-	close(it.ready)
-	if it.err != nil {
-		// The next reader tries again: the cause may have been this caller's context.
+	if it.err != nil { // the next reader tries again
 		c.mu.Lock()
 		if c.items[i] == it {
 			c.drop(it)
 		}
 		c.mu.Unlock()
 	}
+	close(it.ready)
 	return it.data, it.err
 }
 
@@ -76,6 +79,7 @@ func (c *chunkCache) peek(i int) ([]byte, bool) {
 	}
 	select {
 	case <-it.ready:
+		c.order.MoveToFront(it.elem)
 		return it.data, it.err == nil
 	default:
 		return nil, false

@@ -139,8 +139,24 @@ func (d *Device) Zero(ctx context.Context, off, n int64, f block.Flags) error {
 	if f&block.Fast != 0 {
 		return errors.ErrUnsupported
 	}
-	return block.WriteZeros(ctx, d, off, n, f)
+	for n > 0 {
+		k := min(n, zeroWindow)
+		if err := d.Announce(ctx, off, k); err != nil {
+			return err
+		}
+		if err := block.WriteZeros(ctx, d, off, k, 0); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	if f&block.FUA != 0 {
+		return d.Flush(ctx)
+	}
+	return nil
 }
+
+// zeroWindow is how much Zero announces at once, in bytes.
+const zeroWindow = 1 << 30
 
 // Discard implements block.Device: kept ranges take the same room whatever they hold, so it only checks.
 func (d *Device) Discard(_ context.Context, off, n int64) error { return d.checkChange(off, n) }

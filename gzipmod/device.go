@@ -62,7 +62,7 @@ func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error
 	if err := checkSize(file, l); err != nil {
 		return nil, err
 	}
-	if err := checkTail(ctx, file, l); err != nil && !dirty {
+	if err := checkTail(ctx, file, l); err != nil && !(dirty && errors.As(err, new(*block.CorruptError))) {
 		return nil, err
 	}
 	d := &Device{file: file, layout: l, dirty: dirty, cache: chunkCache{limit: o.Cache}}

@@ -229,8 +229,14 @@ func (l *Layout) checkPlaces() error {
 			continue
 		}
 		for k, c := range l.chunks(r) {
-			// No DEFLATE stream expands by more than 1032, so that a small file cannot ask for much memory.
-			if _, n := l.chunkRange(r, k); int64(c.FileLen) < n/1032 {
+			// No DEFLATE stream expands by more than 1032, nor does ours shrink to more than it was and a little: so a small file
+			// cannot ask for much memory, nor a sparse one.
+			_, n := l.chunkRange(r, k)
+			if most := n + n>>8 + 4096; int64(c.FileLen) > most {
+				return block.Corrupt(indexFormat, indexPart, indexOff+fixedLen+int64(len(l.Regions))*regionLen+int64(r.chunk+k)*chunkLen,
+					"chunk %d has %d bytes in the file, too many for %d", r.chunk+k, c.FileLen, n)
+			}
+			if int64(c.FileLen) < n/1032 {
 				return block.Corrupt(indexFormat, indexPart, indexOff+fixedLen+int64(len(l.Regions))*regionLen+int64(r.chunk+k)*chunkLen,
 					"chunk %d has %d bytes in the file, too few for %d", r.chunk+k, c.FileLen, n)
 			}

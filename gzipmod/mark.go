@@ -117,14 +117,14 @@ func (m *fileMark) Append(_ context.Context, p []byte) error {
 func (m *fileMark) Clear(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var err error
 	if m.f != nil {
-		err, m.f = m.f.Close(), nil
+		_ = m.f.Close() // what it held does not matter any more; open files cannot be removed everywhere
+		m.f = nil
 	}
-	if e := os.Remove(m.path); !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
+	if err := os.Remove(m.path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // syncDir makes the names in a directory durable, where the system can.

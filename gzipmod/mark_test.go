@@ -100,3 +100,27 @@ func TestRepairStranger(t *testing.T) {
 	}
 	verify(t, crashed)
 }
+
+// TestMarkOfAnotherCopy repairs a sound image by a mark that tells of a change of another copy of the same image.
+func TestMarkOfAnotherCopy(t *testing.T) {
+	p := image(80, 400000)
+	golden := mod(t, device(t, p), Options{Keep: []Range{span(0, 400000)}}, 1)
+	change := func(file *block.Memory, mark *memoryMark, off int64) (left []byte) {
+		d, err := Open(ctx, block.NoClose(file), OpenOptions{Write: true, Mark: mark})
+		check(t, err)
+		check(t, d.Write(ctx, []byte("changed"), off, 0))
+		left = bytes.Clone(mark.p)
+		check(t, d.Close())
+		return left
+	}
+	stale := change(golden.Clone(), &memoryMark{}, 10)
+	file := golden.Clone()
+	change(file, &memoryMark{}, 300000)
+	copy(p[300000:], "changed")
+	_, err := Repair(ctx, file, &memoryMark{p: stale})
+	check(t, err)
+	verify(t, file)
+	if !bytes.Equal(gunzip(t, content(t, file)), p) {
+		t.Fatal("the content is another")
+	}
+}

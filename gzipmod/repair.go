@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/crcmath"
@@ -49,7 +50,11 @@ func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 		return done, err
 	}
 	if l.Complete {
+		base := slices.Clone(l.Regions)
 		if err := done.rehash(ctx, file, l, j.records); err != nil {
+			return done, err
+		}
+		if err := done.settled(ctx, file, l, base); err != nil {
 			return done, err
 		}
 		trailer := binary.LittleEndian.AppendUint32(nil, l.CRC())
@@ -135,10 +140,37 @@ func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, rec
 		}
 		if delta := crc32.ChecksumIEEE(p) ^ rec.crc; delta != 0 {
 			d.Wrong++
+			// If the system failed to write it before, it may be in memory only, and taken for written.
+			if err := file.Write(ctx, p, r.storedOff(at), 0); err != nil {
+				return err
+			}
 			r.CRC ^= crcmath.Across(r.Len - at - int64(len(p))).Shift(delta)
 		}
 		d.Blocks++
 		d.Bytes += int64(len(p))
+	}
+	return nil
+}
+
+// settled reads those regions again whose CRC in the file is neither that of the mark nor what follows from its blocks: checksums
+// were settled between two changes, or the mark is older than the file and should not be believed.
+func (d *Repaired) settled(ctx context.Context, file block.Device, l *Layout, base []Region) error {
+	now, err := ReadLayout(ctx, file)
+	if errors.As(err, new(*block.CorruptError)) {
+		return nil // the index is torn: it was being written when the crash came
+	}
+	if err != nil {
+		return err
+	}
+	for i := range l.Regions {
+		r := &l.Regions[i]
+		if present := now.Regions[i].CRC; present == base[i].CRC || present == r.CRC {
+			continue
+		}
+		if r.CRC, err = readStored(ctx, file, *r, 0, r.Len); err != nil {
+			return err
+		}
+		d.Bytes += r.Len
 	}
 	return nil
 }

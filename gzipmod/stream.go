@@ -3,6 +3,7 @@ package gzipmod
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 	"sync"
@@ -61,7 +62,7 @@ func appendPadding(p []byte, n int) []byte {
 }
 
 // errStopped: the plan's reader wants no more segments.
-var errStopped = io.ErrClosedPipe
+var errStopped = errors.New("no more segments are wanted")
 
 // streamWriter makes the segments of a file whose regions are found on the way.
 type streamWriter struct {
