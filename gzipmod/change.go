@@ -174,25 +174,23 @@ func (d *Device) checkChange(off, n int64) error {
 func (d *Device) Flush(ctx context.Context) error {
 	d.life.Lock()
 	defer d.life.Unlock()
-	if err := d.enterLocked(); err != nil || d.changes == nil {
-		return err
+	switch {
+	case d.closed:
+		return os.ErrClosed
+	case d.changes == nil:
+		return nil
 	}
 	return d.changes.settle(ctx)
 }
 
-func (d *Device) enterLocked() error {
-	if d.closed {
-		return os.ErrClosed
-	}
-	return nil
-}
-
 // batch is how much of a region is changed in one step at most. It is small, since memory that was not used before costs more than
 // another call of the system.
-const batch = 4 * StoredLen
+const batch = batchBlocks * StoredLen
+
+const batchBlocks = 4
 
 // batchLen is the length of a batch in the file.
-const batchLen = 4 * (StoredLen + storedHeader)
+const batchLen = batchBlocks * (StoredLen + storedHeader)
 
 // storedSpan is a range of the file that holds stored blocks of a region.
 type storedSpan struct {
@@ -241,7 +239,7 @@ func (c *changes) buffer() *[batchLen]byte {
 	return new([batchLen]byte)
 }
 
-// replace writes p, which lies in at most batch/StoredLen stored blocks, at byte at of region i, and notes what that does to the CRC.
+// replace writes p, which lies in at most batchBlocks stored blocks, at byte at of region i, and notes what that does to the CRC.
 // Blocks that hold these bytes already are not touched.
 func (c *changes) replace(ctx context.Context, i int, at int64, p []byte) error {
 	r, n := c.dev.layout.Regions[i], int64(len(p))

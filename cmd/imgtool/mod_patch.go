@@ -141,7 +141,7 @@ func (a *app) patchDevice(ctx context.Context, d *gzipmod.Device, done *patched,
 	}
 	defer src.Close()
 	// Refused as a whole before the first byte is written.
-	if err := d.Discard(ctx, where.Off, src.n); err != nil {
+	if err := d.Announce(ctx, where.Off, src.n); err != nil {
 		return err
 	}
 	done.Start, done.Length = where.Off, src.n
@@ -296,9 +296,6 @@ func (s *patchSource) fromPipe(f *os.File, room int64) (err error) {
 
 // copyPatch writes a patch at off, and returns how many bytes differed.
 func copyPatch(ctx context.Context, d *gzipmod.Device, off int64, src *patchSource) (changed int64, err error) {
-	if err := d.Announce(ctx, off, src.n); err != nil {
-		return 0, err
-	}
 	buf := make([]byte, min(src.n, 128<<10)) // memory that was not used before costs more than another call of the system
 	for done := int64(0); done < src.n; {
 		p := buf[:min(src.n-done, int64(len(buf)))]

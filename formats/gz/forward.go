@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"sort"
 	"sync"
 
@@ -30,8 +29,7 @@ type forward struct {
 	zeros []block.Extent // runs of zeros, in order
 	marks []restart      // where members begin, in order
 
-	life   sync.RWMutex // read: a call is in flight
-	closed bool
+	calls block.Calls
 
 	mu     sync.Mutex // guards what follows
 	dec    *decoder
@@ -110,23 +108,23 @@ func (f *forward) rewind(off int64) {
 func (f *forward) Info() block.Info { return f.info }
 func (f *forward) Size() int64      { return f.size }
 
-func (f *forward) enter(off, n int64) error {
-	f.life.RLock()
-	err := block.CheckRange(off, n, f.size)
-	if f.closed {
-		err = os.ErrClosed
+// enter begins a call; the caller must call f.calls.End where it returns nil.
+func (f *forward) enter(ctx context.Context, off, n int64) error {
+	if err := f.calls.Begin(ctx); err != nil {
+		return err
 	}
+	err := block.CheckRange(off, n, f.size)
 	if err != nil {
-		f.life.RUnlock()
+		f.calls.End()
 	}
 	return err
 }
 
 func (f *forward) Read(ctx context.Context, p []byte, off int64) error {
-	if err := f.enter(off, int64(len(p))); err != nil {
+	if err := f.enter(ctx, off, int64(len(p))); err != nil {
 		return err
 	}
-	defer f.life.RUnlock()
+	defer f.calls.End()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(p) > 0 {
@@ -194,14 +192,14 @@ func (f *forward) keep(off int64, data []byte) {
 	f.blocks[off] = f.order.PushFront(&cachedBlock{off, data})
 }
 
-func (f *forward) Extents(_ context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
+func (f *forward) Extents(ctx context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
 	if m != (block.Map{}) {
 		return buf, errors.ErrUnsupported
 	}
-	if err := f.enter(off, n); err != nil {
+	if err := f.enter(ctx, off, n); err != nil {
 		return buf, err
 	}
-	defer f.life.RUnlock()
+	defer f.calls.End()
 	end := off + n
 	for i := sort.Search(len(f.zeros), func(i int) bool { return f.zeros[i].End() > off }); off < end; i++ {
 		z := block.Extent{Off: end}
@@ -220,20 +218,17 @@ func (f *forward) Extents(_ context.Context, m block.Map, off, n int64, buf []bl
 	return buf, nil
 }
 
-func (f *forward) Prefetch(_ context.Context, off, n int64) error {
-	if err := f.enter(off, n); err != nil {
+func (f *forward) Prefetch(ctx context.Context, off, n int64) error {
+	if err := f.enter(ctx, off, n); err != nil {
 		return err
 	}
-	f.life.RUnlock()
+	f.calls.End()
 	return nil
 }
 
 func (f *forward) Close() error {
-	f.life.Lock()
-	defer f.life.Unlock()
-	if f.closed {
-		return os.ErrClosed
+	if err := f.calls.Close(); err != nil {
+		return err
 	}
-	f.closed = true
 	return f.file.Close()
 }
