@@ -58,11 +58,12 @@ var rules = []rule{
 	{"report/...", nil, "pictures are drawn from extents, which block has"},
 
 	{"gzipmod/...", []string{"compress/...", "partition"}, "what is kept modifiable is chosen by partition"},
+	{"gzindex/...", []string{"compress/..."}, "an index knows gzip files, not images"},
 	{"inspect/...", []string{"partition"}, "file systems lie in partitions; what the disk is made of does not matter"},
 
 	{"formats", nil, "the registry defines what a driver is; a list of drivers here would be a cycle"},
 	{"formats/all", []string{"formats/..."}, "the one file that lists the drivers, in order"},
-	{"formats/gz/...", []string{"formats", "compress/...", "gzipmod"}, "the driver is a thin front of the modifiable image"},
+	{"formats/gz/...", []string{"formats", "compress/...", "gzipmod", "gzindex"}, "the driver is a thin front of the modifiable image"},
 	{"formats/xz/...", []string{"formats", "compress/...", "gzipmod"}, "the driver is a thin front of the modifiable image"},
 	{"formats/zst/...", []string{"formats", "compress/...", "gzipmod"}, "the driver is a thin front of the modifiable image"},
 	{"formats/qcow2/...", []string{"formats", "compress/...", "luks"}, "qcow2 carries LUKS inside"},
@@ -218,6 +219,9 @@ func TestJudge(t *testing.T) {
 		{"formats/vmdk", "luks", false, false},
 		{"formats/vmdk", "", false, true},
 		{"formats/gz", "gzipmod", false, true},
+		{"formats/gz", "gzindex", false, true},
+		{"gzindex", "compress/inflate", false, true},
+		{"gzindex", "partition", false, false},
 		{"partition", "formats", false, false},
 		{"chain", "layer", false, true},
 		{"chain", "convert", false, false},
