@@ -6,6 +6,7 @@
 #
 #   -run REGEXP   only these comparisons        -list   their names
 #   -big          also 60 GiB and 1 TiB images  -check  read every output back
+#   -levels       also each level of compression, on one processor
 #   -work DIR     where outputs go
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)

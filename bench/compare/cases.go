@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 )
 
 const (
@@ -40,10 +41,17 @@ func comparisons(s settings) []comparison {
 		startUp(s),
 		rawToGzip(s),
 		gzipToRaw(s),
+		foreignToRaw(s, "gzip"),
+		foreignToRaw(s, "pigz"),
 		rawToRaw(s),
 		makeModifiable(s),
 		verify(s),
 		patch(s, "patch 1 MiB", 0),
+	}
+	if s.levels {
+		for n := 1; n <= 9; n++ {
+			list = append(list, level(s, n))
+		}
 	}
 	if s.big {
 		list = append(list, patch(s, "patch 1 MiB in 60 GiB", 60*gib), sparse(s))
@@ -95,6 +103,46 @@ func gzipToRaw(s settings) comparison {
 			{label: "pigz -dc", argv: []string{"pigz", "-dc", source}, stdout: true, check: check},
 		},
 	}
+}
+
+// foreignToRaw unpacks what another program packed in one stream.
+func foreignToRaw(s settings, packer string) comparison {
+	source, out := s.file("foreign.gz"), s.file("out.raw")
+	check := []string{"cmp", s.image, out}
+	return comparison{
+		name:    packer + " -6 to raw",
+		note:    "Only imgtool makes holes in the output.",
+		prepare: func(ctx context.Context) error { return once(ctx, "sh", "-c", `"$1" -6 -c "$2" >"$3"`, "sh", packer, s.image, source) },
+		inputs:  []string{source},
+		out:     out,
+		of: []program{
+			{label: "imgtool convert", argv: []string{s.imgtool, "convert", source, out}, check: check},
+			{label: "gzip -dc", argv: []string{"gzip", "-dc", source}, stdout: true, check: check},
+			{label: "pigz -dc", argv: []string{"pigz", "-dc", source}, stdout: true, check: check},
+			{label: "igzip -dc", argv: []string{"igzip", "-dc", source}, stdout: true, check: check},
+		},
+	}
+}
+
+// level compresses at one level, on one processor.
+func level(s settings, n int) comparison {
+	out, digit := s.file("out.gz"), strconv.Itoa(n)
+	check := sameAs(s.image, "gzip", out)
+	c := comparison{
+		name:   "level " + digit,
+		note:   "One worker each; compare the CPU time.",
+		inputs: []string{s.image},
+		out:    out,
+		of: []program{
+			{label: "imgtool convert -m 1 -o level=" + digit, argv: []string{s.imgtool, "convert", "-m", "1", "-O", "gz", "-o", "level=" + digit, s.image, out}, check: check},
+			{label: "gzip -" + digit, argv: []string{"gzip", "-" + digit, "-c", s.image}, stdout: true, check: check},
+			{label: "libdeflate-gzip -" + digit, argv: []string{"libdeflate-gzip", "-" + digit, "-c", s.image}, stdout: true, check: check},
+		},
+	}
+	if n == 1 {
+		c.of = append(c.of, program{label: "igzip -1", argv: []string{"igzip", "-1", "-c", s.image}, stdout: true, check: check})
+	}
+	return c
 }
 
 func rawToRaw(s settings) comparison {

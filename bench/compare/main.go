@@ -1,6 +1,6 @@
 // Compare times imgtool beside the programs that do the same, and prints the result as Markdown.
 //
-//	compare -imgtool PROGRAM [-n RUNS] [-run REGEXP] [-work DIR] [-big] [-check] [-list] [DIR]
+//	compare -imgtool PROGRAM [-n RUNS] [-run REGEXP] [-work DIR] [-big] [-levels] [-check] [-list] [DIR]
 //
 // DIR (default /tmp/images) holds debian.raw, a disk image with a GPT and a partition named boot; -image names another one.
 //
@@ -37,6 +37,7 @@ type settings struct {
 	work    string // an empty folder for outputs
 	runs    int
 	big     bool
+	levels  bool
 	check   bool
 }
 
@@ -50,6 +51,7 @@ func compare(ctx context.Context) error {
 	flag.StringVar(&s.image, "image", "", "the disk `image`; default DIR/debian.raw")
 	flag.IntVar(&s.runs, "n", 5, "counted `runs` of each program")
 	flag.BoolVar(&s.big, "big", false, "also 60 GiB and 1 TiB images")
+	flag.BoolVar(&s.levels, "levels", false, "also each level of compression")
 	flag.BoolVar(&s.check, "check", false, "read every output back")
 	parent := flag.String("work", os.TempDir(), "a `folder` on the disk to measure; needs four times the image's data")
 	run := flag.String("run", "", "only comparisons whose name matches the `regexp`")
