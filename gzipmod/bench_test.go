@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/segment"
 	"github.com/imgtool/imgtool/source/file"
 )
@@ -46,7 +47,7 @@ func benchOpen(b *testing.B, path string, o OpenOptions) *Device {
 	b.Helper()
 	f, err := file.Open(ctx, path, file.Options{Write: o.Write})
 	check(b, err)
-	o.Mark = FileMark(path)
+	o.Mark = mark.File(path)
 	d, err := Open(ctx, f, o)
 	check(b, err)
 	return d

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
@@ -26,7 +27,7 @@ const idle = time.Second
 // recomputes the checksums from the mark. When everything is durable the mark is removed.
 type changes struct {
 	dev  *Device
-	mark Mark
+	mark mark.Store
 
 	// blocks are locks for stored blocks, by number: reading the old bytes, announcing, writing the new ones and noting the difference are
 	// one step.
@@ -47,7 +48,7 @@ type changes struct {
 
 type blockID struct{ region, block int }
 
-func newChanges(d *Device, m Mark, header []byte) *changes {
+func newChanges(d *Device, m mark.Store, header []byte) *changes {
 	return &changes{dev: d, mark: m, header: header, named: map[blockID]bool{}, delta: map[int]uint32{}, durable: true}
 }
 
@@ -216,7 +217,7 @@ func (c *changes) name(ctx context.Context, i int, at, n int64) error {
 	buf := c.buffer()
 	defer c.buffers.Put(buf)
 	r := c.dev.layout.Regions[i]
-	var records []record
+	var records []mark.Record
 	for b := at / StoredLen; b <= (at+n-1)/StoredLen; b++ {
 		if c.areNamed(i, b, b) {
 			continue
@@ -227,7 +228,7 @@ func (c *changes) name(ctx context.Context, i int, at, n int64) error {
 		if err != nil {
 			return err
 		}
-		records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(s.bytes)})
+		records = append(records, mark.Record{Region: uint32(i), Block: uint32(b), CRC: crc32.ChecksumIEEE(s.bytes)})
 	}
 	return c.announce(ctx, records)
 }
@@ -258,7 +259,7 @@ func (c *changes) replace(ctx context.Context, i int, at int64, p []byte) error 
 		return err
 	}
 	var edits []edit
-	var records []record
+	var records []mark.Record
 	for b := first; b <= last; b++ {
 		e := edit{off: max(at, b*StoredLen), end: min(at+n, (b+1)*StoredLen)}
 		e.old, e.new = s.at(e.off, e.end), p[e.off-at:e.end-at]
@@ -269,7 +270,7 @@ func (c *changes) replace(ctx context.Context, i int, at int64, p []byte) error 
 		edits = append(edits, e)
 		if !c.areNamed(i, b, b) {
 			whole := s.at(b*StoredLen, min((b+1)*StoredLen, r.Len))
-			records = append(records, record{uint32(i), uint32(b), crc32.ChecksumIEEE(whole)})
+			records = append(records, mark.Record{Region: uint32(i), Block: uint32(b), CRC: crc32.ChecksumIEEE(whole)})
 		}
 	}
 	if len(edits) == 0 {
@@ -352,7 +353,7 @@ func (c *changes) areNamed(region int, first, last int64) bool {
 }
 
 // announce makes the mark name the blocks of the records, durably. The first record of a block counts.
-func (c *changes) announce(ctx context.Context, records []record) error {
+func (c *changes) announce(ctx context.Context, records []mark.Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timer != nil {
@@ -362,9 +363,9 @@ func (c *changes) announce(ctx context.Context, records []record) error {
 	switch {
 	case len(records) == 0:
 	case len(c.named) == 0:
-		err = c.mark.Save(ctx, marshalBatch(marshalBase(c.dev.layout.FileSize, c.header), records))
+		err = c.mark.Save(ctx, mark.AppendBatch(mark.AppendBase(nil, c.dev.layout.FileSize, c.header), records))
 	case c.torn == nil:
-		c.torn = c.mark.Append(ctx, marshalBatch(nil, records))
+		c.torn = c.mark.Append(ctx, mark.AppendBatch(nil, records))
 		err = c.torn
 	default:
 		err = c.torn
@@ -373,7 +374,7 @@ func (c *changes) announce(ctx context.Context, records []record) error {
 		return fmt.Errorf("the change cannot be announced: %w", err)
 	}
 	for _, rec := range records {
-		c.named[blockID{int(rec.region), int(rec.block)}] = true
+		c.named[blockID{int(rec.Region), int(rec.Block)}] = true
 	}
 	return nil
 }
@@ -469,7 +470,7 @@ func (c *changes) finish(ctx context.Context) error {
 		return nil
 	}
 	if err := c.settle(ctx); err != nil {
-		if dirty, e := Marked(ctx, c.mark); dirty || e != nil {
+		if dirty, e := mark.Exists(ctx, c.mark); dirty || e != nil {
 			return fmt.Errorf("%w: %w", ErrDirty, err)
 		}
 		return err // nobody will repair a file that has no name yet

@@ -8,9 +8,10 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/block/blocktest"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 )
 
-// deviceMark is a Mark in a device, as FileMark is one in a file: there is one where the device has bytes.
+// deviceMark is a mark.Store in a device, as mark.File is one in a file: there is one where the device has bytes.
 type deviceMark struct{ d block.Device }
 
 func (m deviceMark) Load(context.Context) ([]byte, error) {
@@ -106,9 +107,9 @@ func openRead(t *testing.T, file block.Device) *Device {
 }
 
 // sound checks that the file is in order and has no mark.
-func sound(t *testing.T, file block.Device, mark Mark, what string) {
+func sound(t *testing.T, file block.Device, m mark.Store, what string) {
 	t.Helper()
-	if dirty, err := Marked(ctx, mark); dirty || err != nil {
+	if dirty, err := mark.Exists(ctx, m); dirty || err != nil {
 		t.Fatalf("%s: the mark is still there, %v", what, err)
 	}
 	_, problems, err := Verify(ctx, file, VerifyOptions{Workers: 1})

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 )
 
 // OpenOptions for Open.
@@ -18,7 +19,7 @@ type OpenOptions struct {
 	// Write makes the kept ranges writable. The file must be locked against other writers. Without a Mark Open returns errors.ErrUnsupported.
 	Write bool
 	// Mark keeps the mark of unfinished changes. For reading it may be nil; then an interrupted change is not noticed.
-	Mark Mark
+	Mark mark.Store
 	// Cache is how many bytes of decoded chunks are kept; 0 means 64 MiB. One chunk is kept in any case.
 	Cache int64
 }
@@ -42,7 +43,7 @@ type Device struct {
 // Open opens a modifiable image in file and takes ownership of it, unless it returns an error: block.ErrNotFormat for what is no gzip file,
 // ErrNoIndex for a foreign one, ErrIncomplete, ErrDirty for writing where a change was interrupted.
 func Open(ctx context.Context, file block.Device, o OpenOptions) (*Device, error) {
-	dirty, err := Marked(ctx, o.Mark)
+	dirty, err := mark.Exists(ctx, o.Mark)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/segment"
 )
 
@@ -89,14 +90,16 @@ func FuzzIndex(f *testing.F) {
 func FuzzJournal(f *testing.F) {
 	file := seeds(f)[0]
 	n := indexOff + int(binary.LittleEndian.Uint16(file[subfieldOff+2:]))
-	f.Add(marshalBatch(marshalBase(int64(len(file)), file[:n]), []record{{1, 0, 5}, {1, 0, 6}}))
-	f.Add([]byte(markMagic))
+	f.Add(mark.AppendBatch(mark.AppendBase(nil, int64(len(file)), file[:n]), []mark.Record{{Region: 1, CRC: 5}, {Region: 1, CRC: 6}}))
+	f.Add([]byte("IMGMARK1"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		d := block.NewMemory(int64(len(file)))
 		check(t, d.Write(ctx, file, 0, 0))
-		for _, q := range [][]byte{p, appendSum(append(marshalBase(int64(len(file)), file[:n]), p...), len(p))} {
-			mark := &memoryMark{p: append([]byte{}, q...)}
-			if done, err := Repair(ctx, d, mark); err == nil && (mark.p != nil || !done.Marked) {
+		announced := append(mark.AppendBase(nil, int64(len(file)), file[:n]), p...)
+		announced = binary.LittleEndian.AppendUint32(announced, crc32.ChecksumIEEE(p))
+		for _, q := range [][]byte{p, announced} {
+			m := &memoryMark{p: append([]byte{}, q...)}
+			if done, err := Repair(ctx, d, m); err == nil && (m.p != nil || !done.Marked) {
 				t.Fatalf("repaired, %+v, and the mark is still there", done)
 			}
 			got := content(t, d) // a mark that lies makes checksums that lie, but touches nothing else

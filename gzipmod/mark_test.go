@@ -3,63 +3,10 @@ package gzipmod
 import (
 	"bytes"
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
 )
-
-func TestFileMark(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "x.gz")
-	check(t, os.WriteFile(path, nil, 0o666))
-	m := FileMark(path)
-	marked := func(m Mark, want string) {
-		t.Helper()
-		there, err := Marked(ctx, m)
-		check(t, err)
-		p, err := m.Load(ctx)
-		check(t, err)
-		if string(p) != want || there != (p != nil) {
-			t.Errorf("the mark is %q, there %v; want %q", p, there, want)
-		}
-	}
-	marked(m, "")
-	check(t, m.Clear(ctx))
-	check(t, m.Save(ctx, []byte("one")))
-	check(t, m.Append(ctx, []byte("two")))
-	marked(m, "onetwo")
-	if err := FileMark(path).Save(ctx, nil); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("a second mark: %v", err)
-	}
-	marked(m, "onetwo")
-
-	// The same image under another name.
-	link := filepath.Join(t.TempDir(), "link.gz")
-	if err := os.Symlink(path, link); err == nil {
-		marked(FileMark(link), "onetwo")
-	}
-	check(t, FileMark(path).Clear(ctx))
-	check(t, m.Clear(ctx))
-	marked(m, "")
-	// A mark that leads elsewhere is not written through.
-	victim := filepath.Join(dir, "victim")
-	if err := os.Symlink(victim, path+MarkSuffix); err == nil {
-		if _, err := Marked(ctx, m); err == nil {
-			t.Error("a symbolic link is a mark")
-		}
-		if err := m.Save(ctx, []byte("x")); err == nil {
-			t.Error("a mark was saved through a symbolic link")
-		}
-		if _, err := os.Lstat(victim); err == nil {
-			t.Error("a file was made elsewhere")
-		}
-	}
-	marked(FileMark(filepath.Join(dir, strings.Repeat("n", 250))), "")
-}
 
 // TestNoMark opens for writing without a place for a mark.
 func TestNoMark(t *testing.T) {

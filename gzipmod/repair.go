@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
@@ -25,7 +26,7 @@ type Repaired struct {
 // Repair puts the checksums of file right after a change was interrupted: it reads what the mark names and nothing else, writes index and
 // trailer, and removes the mark. The content stays as the interruption left it: of every sector the old or the new bytes. The file must be
 // locked against other writers. Interrupted itself, it can be run again. Without a mark it only compares the trailer with the index.
-func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
+func Repair(ctx context.Context, file block.Device, m mark.Store) (Repaired, error) {
 	var done Repaired
 	if m == nil {
 		return done, errNoMark
@@ -38,20 +39,20 @@ func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 		return done, checkWhole(ctx, file)
 	}
 	done.Marked = true
-	j := parseJournal(p)
+	j := mark.Parse(p)
 	if j == nil { // the crash came before the first change
 		if err := checkWhole(ctx, file); err != nil {
 			return done, fmt.Errorf("its mark is not whole, which tells that no change had begun, but %w", err)
 		}
 		return done, m.Clear(ctx)
 	}
-	l, err := j.base(ctx, file)
+	l, err := layoutBefore(ctx, file, j)
 	if err != nil {
 		return done, err
 	}
 	if l.Complete {
 		base := slices.Clone(l.Regions)
-		if err := done.rehash(ctx, file, l, j.records); err != nil {
+		if err := done.rehash(ctx, file, l, j.Records); err != nil {
 			return done, err
 		}
 		if err := done.settled(ctx, file, l, base); err != nil {
@@ -71,31 +72,31 @@ func Repair(ctx context.Context, file block.Device, m Mark) (Repaired, error) {
 	return done, m.Clear(ctx)
 }
 
-// base returns the layout as it was before the change, if the journal belongs to this file.
-func (j *journal) base(ctx context.Context, file block.Device) (*Layout, error) {
+// layoutBefore returns the layout as it was before the change, if the journal belongs to this file.
+func layoutBefore(ctx context.Context, file block.Device, j *mark.Journal) (*Layout, error) {
 	foreign := func(why string) error {
 		return block.WithHint(fmt.Errorf("the mark does not belong to this file: %s", why),
 			"if the file was replaced after the interruption, remove the mark beside it")
 	}
-	l, err := parseHeader(j.header)
+	l, err := parseHeader(j.Header)
 	if err != nil {
 		return nil, foreign(err.Error())
 	}
-	now := make([]byte, len(j.header))
-	if l.Complete && (j.fileSize != l.FileSize || file.Size() < l.FileSize) || file.Size() < int64(len(now)) {
-		return nil, foreign(fmt.Sprintf("it is for %d bytes, the file has %d", j.fileSize, file.Size()))
+	now := make([]byte, len(j.Header))
+	if l.Complete && (j.FileSize != l.FileSize || file.Size() < l.FileSize) || file.Size() < int64(len(now)) {
+		return nil, foreign(fmt.Sprintf("it is for %d bytes, the file has %d", j.FileSize, file.Size()))
 	}
 	if err := file.Read(ctx, now, 0); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(j.unchanged(l, now), j.unchanged(l, j.header)) {
+	if !bytes.Equal(unchanged(j, l, now), unchanged(j, l, j.Header)) {
 		return nil, foreign("their headers differ in more than the checksums of the change")
 	}
 	return l, nil
 }
 
 // unchanged returns a copy of a header without the fields that the change, or Rebuild, writes.
-func (j *journal) unchanged(l *Layout, header []byte) []byte {
+func unchanged(j *mark.Journal, l *Layout, header []byte) []byte {
 	p := bytes.Clone(header)
 	index := p[indexOff:]
 	clear(index[atCRC : atCRC+4])
@@ -109,25 +110,25 @@ func (j *journal) unchanged(l *Layout, header []byte) []byte {
 		}
 		return p
 	}
-	for _, rec := range j.records {
-		if int64(rec.region) < int64(len(l.Regions)) {
-			clear(regions[rec.region*regionLen+regionCRC : (rec.region+1)*regionLen])
+	for _, rec := range j.Records {
+		if int64(rec.Region) < int64(len(l.Regions)) {
+			clear(regions[rec.Region*regionLen+regionCRC : (rec.Region+1)*regionLen])
 		}
 	}
 	return p
 }
 
 // rehash changes the CRCs of the layout's regions by what became of the blocks that the records name.
-func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, records []record) error {
+func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, records []mark.Record) error {
 	seen := make(map[blockID]bool, len(records))
 	buf := make([]byte, StoredLen)
 	for _, rec := range records {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		id, at := blockID{int(rec.region), int(rec.block)}, int64(rec.block)*StoredLen
+		id, at := blockID{int(rec.Region), int(rec.Block)}, int64(rec.Block)*StoredLen
 		if id.region >= len(l.Regions) || l.Regions[id.region].Kind != Kept || at >= l.Regions[id.region].Len {
-			return fmt.Errorf("the mark names block %d of region %d, which is not in a kept range", rec.block, rec.region)
+			return fmt.Errorf("the mark names block %d of region %d, which is not in a kept range", rec.Block, rec.Region)
 		}
 		if seen[id] {
 			continue
@@ -138,7 +139,7 @@ func (d *Repaired) rehash(ctx context.Context, file block.Device, l *Layout, rec
 		if err := file.Read(ctx, p, r.storedOff(at)); err != nil {
 			return err
 		}
-		if delta := crc32.ChecksumIEEE(p) ^ rec.crc; delta != 0 {
+		if delta := crc32.ChecksumIEEE(p) ^ rec.CRC; delta != 0 {
 			d.Wrong++
 			// If the system failed to write it before, it may be in memory only, and taken for written.
 			if err := file.Write(ctx, p, r.storedOff(at), 0); err != nil {
@@ -177,11 +178,11 @@ func (d *Repaired) settled(ctx context.Context, file block.Device, l *Layout, ba
 
 // Rebuild fills in the index of a file that was written to a pipe: it decodes the stream from front to back, finds every chunk, checks the
 // trailer, and writes the index in place. The mark covers the write. Where the index is complete it only compares the trailer with it.
-func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done, total int64)) error {
+func Rebuild(ctx context.Context, file block.Device, m mark.Store, progress func(done, total int64)) error {
 	if m == nil {
 		return errNoMark
 	}
-	dirty, err := Marked(ctx, m)
+	dirty, err := mark.Exists(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -214,7 +215,7 @@ func Rebuild(ctx context.Context, file block.Device, m Mark, progress func(done,
 	if err := checkTail(ctx, file, l); err != nil {
 		return err
 	}
-	if err := m.Save(ctx, marshalBase(l.FileSize, header)); err != nil {
+	if err := m.Save(ctx, mark.AppendBase(nil, l.FileSize, header)); err != nil {
 		return err
 	}
 	if err := file.Write(ctx, l.marshalIndex(), indexOff, 0); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats/gz"
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/sizes"
 	"github.com/imgtool/imgtool/partition"
 	"github.com/imgtool/imgtool/source/file"
@@ -71,7 +72,7 @@ func notStandard(path string) error {
 }
 
 // openModFile opens the file of a modifiable image, and the place of its mark, which is nil where there is none.
-func openModFile(ctx context.Context, path string, write bool) (*file.Device, gzipmod.Mark, error) {
+func openModFile(ctx context.Context, path string, write bool) (*file.Device, mark.Store, error) {
 	if err := notStandard(path); err != nil {
 		return nil, nil, err
 	}
@@ -84,11 +85,11 @@ func openModFile(ctx context.Context, path string, write bool) (*file.Device, gz
 
 // openMod opens a modifiable image. Its Close closes the file.
 func (a *app) openMod(ctx context.Context, path string, write bool) (*gzipmod.Device, error) {
-	f, mark, err := openModFile(ctx, path, write)
+	f, m, err := openModFile(ctx, path, write)
 	if err != nil {
 		return nil, err
 	}
-	d, err := gzipmod.Open(ctx, f, gzipmod.OpenOptions{Write: write, Mark: mark, Cache: int64(a.memory) / 2})
+	d, err := gzipmod.Open(ctx, f, gzipmod.OpenOptions{Write: write, Mark: m, Cache: int64(a.memory) / 2})
 	if err != nil {
 		return nil, errors.Join(nameFile(path, modHint(err)), f.Close())
 	}
@@ -119,7 +120,7 @@ const makeHint = "imgtool mod make makes a modifiable image"
 
 // clearMark removes the mark of the file that path was before it was replaced, if that had one: it tells of a change of the old file.
 func clearMark(ctx context.Context, path string) error {
-	return nameFile(path, gzipmod.FileMark(path).Clear(ctx))
+	return nameFile(path, mark.File(path).Clear(ctx))
 }
 
 // layoutJSON is what mod plan, make and info print for programs.

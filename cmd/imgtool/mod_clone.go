@@ -8,6 +8,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/sizes"
 	"github.com/imgtool/imgtool/source/file"
 )
@@ -106,7 +107,7 @@ func (a *app) clone(ctx context.Context, source, target string, sync bool, place
 
 // patchPending patches a copy that has no name yet: if this is interrupted nothing is left of it.
 func (a *app) patchPending(ctx context.Context, pending *file.Pending, target string, place patchPlace, from string) (*patched, error) {
-	d, err := gzipmod.Open(ctx, block.NoClose(pending.Device()), gzipmod.OpenOptions{Write: true, Mark: gzipmod.NoMark{}})
+	d, err := gzipmod.Open(ctx, block.NoClose(pending.Device()), gzipmod.OpenOptions{Write: true, Mark: mark.None{}})
 	if err != nil {
 		return nil, err
 	}

@@ -21,13 +21,13 @@ fills it in. A file whose index is complete is left alone.`,
 }
 
 func (a *app) modIndex(ctx context.Context, path string) error {
-	f, mark, err := openModFile(ctx, path, true)
+	f, m, err := openModFile(ctx, path, true)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	progress, end := a.showProgress()
-	err = gzipmod.Rebuild(ctx, f, mark, progress)
+	err = gzipmod.Rebuild(ctx, f, m, progress)
 	end()
 	if err != nil {
 		return nameFile(path, modHint(err))

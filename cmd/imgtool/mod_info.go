@@ -8,6 +8,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 )
 
 func newModInfo(a *app) *cobra.Command {
@@ -23,12 +24,12 @@ Exit code 4 where they contradict each other.`,
 }
 
 func (a *app) modInfo(ctx context.Context, path string) error {
-	f, mark, err := openModFile(ctx, path, false)
+	f, m, err := openModFile(ctx, path, false)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	dirty, err := gzipmod.Marked(ctx, mark)
+	dirty, err := mark.Exists(ctx, m)
 	if err != nil {
 		return nameFile(path, err)
 	}
@@ -42,7 +43,7 @@ func (a *app) modInfo(ctx context.Context, path string) error {
 	// What is wrong with the end of the file does not keep the index from being shown.
 	var wrong error
 	if l.Complete {
-		_, wrong = gzipmod.Open(ctx, block.NoClose(f), gzipmod.OpenOptions{Mark: mark})
+		_, wrong = gzipmod.Open(ctx, block.NoClose(f), gzipmod.OpenOptions{Mark: m})
 	}
 	if a.json {
 		o := newLayoutJSON(path, l)

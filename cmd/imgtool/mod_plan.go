@@ -46,7 +46,7 @@ func (a *app) planMod(ctx context.Context, source string, keep []string) (*chain
 	if err != nil {
 		return nil, nil, o, err
 	}
-	img, err := a.openDevice(ctx, source, "")
+	img, err := a.openDevice(ctx, source, reading{})
 	if err != nil {
 		return nil, nil, o, err
 	}

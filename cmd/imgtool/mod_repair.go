@@ -8,6 +8,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/sizes"
 )
 
@@ -15,7 +16,7 @@ func newModRepair(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair FILE.gz",
 		Short: "Put the checksums right after an interrupted change",
-		Long: `If a change of a modifiable image was interrupted, a mark beside the file (FILE` + gzipmod.MarkSuffix + `) names what it was about to touch. This reads that
+		Long: `If a change of a modifiable image was interrupted, a mark beside the file (FILE` + mark.Suffix + `) names what it was about to touch. This reads that
 and nothing else, and puts the checksums right. The content stays as the interruption left it: patch again what was being patched.
 
 Where there is no mark nothing is changed, and header and trailer are compared; "imgtool mod verify" reads all.`,
@@ -25,12 +26,12 @@ Where there is no mark nothing is changed, and header and trailer are compared; 
 }
 
 func (a *app) modRepair(ctx context.Context, path string) error {
-	f, mark, err := openModFile(ctx, path, true)
+	f, m, err := openModFile(ctx, path, true)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	done, err := gzipmod.Repair(ctx, f, mark)
+	done, err := gzipmod.Repair(ctx, f, m)
 	if errors.As(err, new(*block.CorruptError)) {
 		err = block.WithHint(err, "only a whole mark of an interrupted change tells how to repair it: bring its mark, or make the image anew")
 	}

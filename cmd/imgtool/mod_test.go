@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/peers"
 	"github.com/imgtool/imgtool/source/file"
 )
@@ -179,7 +180,7 @@ func crashed(t *testing.T) (path string, text []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := gzipmod.Open(ctx, f, gzipmod.OpenOptions{Write: true, Mark: gzipmod.FileMark(path)})
+	d, err := gzipmod.Open(ctx, f, gzipmod.OpenOptions{Write: true, Mark: mark.File(path)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +190,7 @@ func crashed(t *testing.T) (path string, text []byte) {
 	}
 	// What the files hold now is what a crash would leave.
 	writeFile(t, copied, readFile(t, path))
-	writeFile(t, copied+gzipmod.MarkSuffix, readFile(t, path+gzipmod.MarkSuffix))
+	writeFile(t, copied+mark.Suffix, readFile(t, path+mark.Suffix))
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +200,7 @@ func crashed(t *testing.T) (path string, text []byte) {
 // TestModCrash repairs an image after a change was interrupted, and looks at what everybody says before.
 func TestModCrash(t *testing.T) {
 	path, text := crashed(t)
-	mark := path + gzipmod.MarkSuffix
+	journal := path + mark.Suffix
 	other := filepath.Join(t.TempDir(), "other.gz")
 	const dirty = "a change was interrupted, the checksums may be wrong\nhint: imgtool mod repair puts them right\n"
 	expect(t, exitDone, "a change was interrupted; run imgtool mod repair "+path, "mod", "info", path)
@@ -218,10 +219,10 @@ func TestModCrash(t *testing.T) {
 
 	// A mark of another image is refused.
 	stranger := newImage(t)
-	writeFile(t, stranger+gzipmod.MarkSuffix, readFile(t, mark))
+	writeFile(t, stranger+mark.Suffix, readFile(t, journal))
 	before := readFile(t, stranger)
 	output(t, "mod", "make", "-k", "range=1M+512k", strings.TrimSuffix(stranger, ".gz"), other)
-	writeFile(t, other+gzipmod.MarkSuffix, readFile(t, mark))
+	writeFile(t, other+mark.Suffix, readFile(t, journal))
 	expect(t, exitFailed, other+": the mark does not belong to this file: ", "mod", "repair", other)
 	expect(t, exitFailed, "hint: if the file was replaced after the interruption, remove the mark beside it", "mod", "repair", other)
 	// Who replaces an image removes the mark of the old one.
@@ -230,7 +231,7 @@ func TestModCrash(t *testing.T) {
 		t.Error("the same image is not the same file")
 	}
 	output(t, "mod", "verify", stranger)
-	writeFile(t, stranger+gzipmod.MarkSuffix, readFile(t, mark))
+	writeFile(t, stranger+mark.Suffix, readFile(t, journal))
 	output(t, "mod", "clone", newImage(t), stranger)
 	output(t, "mod", "verify", stranger)
 
@@ -257,14 +258,14 @@ func TestModCrash(t *testing.T) {
 // TestModTornMarks gives marks that a crash or a stranger left.
 func TestModTornMarks(t *testing.T) {
 	path, _ := crashed(t)
-	mark := path + gzipmod.MarkSuffix
-	whole, image := readFile(t, mark), readFile(t, path)
+	journal := path + mark.Suffix
+	whole, image := readFile(t, journal), readFile(t, path)
 	sound := readFile(t, newImage(t))
 
 	// The crash came while the mark was written: nothing had been changed.
 	for _, p := range [][]byte{{}, []byte("garbage"), whole[:10], whole[:60], bytes.Repeat([]byte{0}, 5000)} {
 		writeFile(t, path, sound)
-		writeFile(t, mark, p)
+		writeFile(t, journal, p)
 		expect(t, exitCorrupt, "a change was interrupted", "mod", "verify", path)
 		expect(t, exitDone, ": repaired; read 0 bytes, 0 blocks had changed\n", "mod", "repair", path)
 		if !bytes.Equal(readFile(t, path), sound) {
@@ -278,19 +279,19 @@ func TestModTornMarks(t *testing.T) {
 	binary.LittleEndian.PutUint32(records[4:], 1000)
 	binary.LittleEndian.PutUint32(records[len(records)-4:], crc32.ChecksumIEEE(records[:len(records)-4]))
 	writeFile(t, path, image)
-	writeFile(t, mark, foreign)
+	writeFile(t, journal, foreign)
 	expect(t, exitFailed, path+": the mark ", "mod", "repair", path)
 	// A mark that is not whole, and a file that is not either.
 	bad := bytes.Clone(sound)
 	bad[len(bad)-8]++
 	writeFile(t, path, bad)
-	writeFile(t, mark, whole[:60])
+	writeFile(t, journal, whole[:60])
 	expect(t, exitCorrupt, path+": its mark is not whole, which tells that no change had begun, but gz: corrupt trailer at byte ", "mod", "repair", path)
-	if !bytes.Equal(readFile(t, path), bad) || !bytes.Equal(readFile(t, mark), whole[:60]) {
+	if !bytes.Equal(readFile(t, path), bad) || !bytes.Equal(readFile(t, journal), whole[:60]) {
 		t.Error("a repair that failed changed something")
 	}
 	// Something else has the mark's name.
-	if err := errors.Join(os.Remove(mark), os.Mkdir(mark, 0o777)); err != nil {
+	if err := errors.Join(os.Remove(journal), os.Mkdir(journal, 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, path, sound)

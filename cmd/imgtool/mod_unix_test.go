@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/peers"
 	"github.com/imgtool/imgtool/source/file"
 )
@@ -209,7 +209,7 @@ func asNobody(t *testing.T, dir string, cmd *exec.Cmd) *exec.Cmd {
 // TestModPermissions uses files and folders that may not be written, without being allowed to do all.
 func TestModPermissions(t *testing.T) {
 	path := newImage(t)
-	dir, mark := filepath.Dir(path), path+gzipmod.MarkSuffix
+	dir, journal := filepath.Dir(path), path+mark.Suffix
 	patch := []string{"mod", "patch", path, "--offset", "1M", "--from", path + ".patch"}
 	writeFile(t, path+".patch", []byte("text"))
 	before := readFile(t, path)
@@ -219,7 +219,7 @@ func TestModPermissions(t *testing.T) {
 		if text := stdout + stderr; got != code || !strings.Contains(text, want) {
 			t.Errorf("imgtool %q ends with %d and prints %q; want %d and %q", args, got, text, code, want)
 		}
-		if _, err := os.Stat(mark); err == nil && !bytes.Equal(readFile(t, path), before) {
+		if _, err := os.Stat(journal); err == nil && !bytes.Equal(readFile(t, path), before) {
 			t.Errorf("imgtool %q changed the image", args)
 		}
 	}
@@ -242,7 +242,7 @@ func TestModPermissions(t *testing.T) {
 	chmod(path+".patch", 0o644)
 	// The folder is read-only, so that a change cannot be announced.
 	chmod(dir, 0o555)
-	try(exitFailed, "imgtool: "+path+": the change cannot be announced: open "+mark+": permission denied\nhint: while an image is changed a small file lies beside it", patch...)
+	try(exitFailed, "imgtool: "+path+": the change cannot be announced: open "+journal+": permission denied\nhint: while an image is changed a small file lies beside it", patch...)
 	try(exitFailed, ": create a temporary file in the same folder: permission denied\n", "mod", "make", "pattern:1M", filepath.Join(dir, "new.gz"))
 	try(exitFailed, ": create a temporary file in the same folder: permission denied\n", "mod", "clone", path, filepath.Join(dir, "new.gz"))
 	try(exitDone, "good\n", "mod", "verify", path)
@@ -252,13 +252,13 @@ func TestModPermissions(t *testing.T) {
 		t.Error("the image has changed")
 	}
 	// A mark of somebody else, who alone may read it, is a mark all the same.
-	writeFile(t, mark, []byte("x"))
-	chmod(mark, 0o000)
+	writeFile(t, journal, []byte("x"))
+	chmod(journal, 0o000)
 	try(exitDone, "a change was interrupted", "mod", "info", path)
 	try(exitCorrupt, "a change was interrupted", "mod", "verify", path)
 	try(exitFailed, "a change was interrupted", patch...)
-	try(exitFailed, "imgtool: "+path+": reading the mark: open "+mark+": permission denied\n", "mod", "repair", path)
-	if err := os.Remove(mark); err != nil {
+	try(exitFailed, "imgtool: "+path+": reading the mark: open "+journal+": permission denied\n", "mod", "repair", path)
+	if err := os.Remove(journal); err != nil {
 		t.Fatal(err)
 	}
 	try(exitDone, "4 of 4 bytes at byte 1048576 changed", patch...)

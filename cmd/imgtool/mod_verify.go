@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/sizes"
 )
 
@@ -27,12 +28,12 @@ Exit code 4 where something is wrong.`,
 }
 
 func (a *app) verify(ctx context.Context, path string, workers int) error {
-	f, mark, err := openModFile(ctx, path, false)
+	f, m, err := openModFile(ctx, path, false)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	dirty, err := gzipmod.Marked(ctx, mark)
+	dirty, err := mark.Exists(ctx, m)
 	if err != nil {
 		return nameFile(path, err)
 	}

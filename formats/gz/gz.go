@@ -13,6 +13,7 @@ import (
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/segment"
 )
 
@@ -86,7 +87,7 @@ func open(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.D
 
 // MarkOf returns where the mark of unfinished changes to the image in dev is kept, or nil where dev is not a local file. A disk has none
 // either: what lies beside its name does not outlive the system.
-func MarkOf(dev block.Device) gzipmod.Mark {
+func MarkOf(dev block.Device) mark.Store {
 	f, ok := block.As[interface{ File() *os.File }](dev)
 	if !ok {
 		return nil
@@ -94,7 +95,7 @@ func MarkOf(dev block.Device) gzipmod.Mark {
 	if st, err := f.File().Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil
 	}
-	return gzipmod.FileMark(f.File().Name())
+	return mark.File(f.File().Name())
 }
 
 // decode returns the content of r, be it one of our files or not.

@@ -63,9 +63,9 @@ var rules = []rule{
 
 	{"formats", nil, "the registry defines what a driver is; a list of drivers here would be a cycle"},
 	{"formats/all", []string{"formats/..."}, "the one file that lists the drivers, in order"},
-	{"formats/gz/...", []string{"formats", "compress/...", "gzipmod", "gzindex"}, "the driver is a thin front of the modifiable image"},
-	{"formats/xz/...", []string{"formats", "compress/...", "gzipmod"}, "the driver is a thin front of the modifiable image"},
-	{"formats/zst/...", []string{"formats", "compress/...", "gzipmod"}, "the driver is a thin front of the modifiable image"},
+	{"formats/gz/...", []string{"formats", "compress/...", "gzipmod/...", "gzindex"}, "the driver is a thin front of the modifiable image"},
+	{"formats/xz/...", []string{"formats", "compress/...", "gzipmod/..."}, "the driver is a thin front of the modifiable image"},
+	{"formats/zst/...", []string{"formats", "compress/...", "gzipmod/..."}, "the driver is a thin front of the modifiable image"},
 	{"formats/qcow2/...", []string{"formats", "compress/...", "luks"}, "qcow2 carries LUKS inside"},
 	{"formats/...", []string{"formats", "compress/..."}, "one driver never needs another: what an image refers to goes through the gate and the registry"},
 	{"ova/...", []string{"formats"}, "an OVA's disks are opened through the registry"},
