@@ -21,8 +21,9 @@ help: ## print this list
 build: ## the program ./imgtool: static, the same bytes from the same commit
 	CGO_ENABLED=0 $(GO) build -trimpath -o imgtool$(shell $(GO) env GOEXE) ./cmd/imgtool
 
-test: peers ## every test; as root on Debian and Ubuntu it first installs the programs that imgtool is compared with
+test: peers ## every test, those of the kernels without assembly as well; as root on Debian and Ubuntu it first installs the programs that imgtool is compared with
 	$(GO) test ./...
+	$(GO) test -tags purego ./compress/...
 
 lint: ## gofmt, go vet, staticcheck
 	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; fi

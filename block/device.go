@@ -80,6 +80,10 @@ type Info struct {
 	// MaxBlock is the longest single request that the device takes; 0 means any.
 	MaxBlock int64
 
+	// Probable says that Size is what the image suggests, and that only reading it through would prove it. A read that reaches the end
+	// fails where the image turns out to end elsewhere.
+	Probable bool
+
 	Caps Caps
 }
 

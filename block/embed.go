@@ -40,7 +40,7 @@ func (w *Window) Offset() int64 { return w.off }
 // Info returns that of the lower device; a window does not grow. Its alignment holds only if the window starts on it.
 func (w *Window) Info() Info {
 	i := w.dev.Info()
-	i.Caps.Grow, i.Caps.Resize = false, false
+	i.Caps.Grow, i.Caps.Resize, i.Probable = false, false, false
 	return i
 }
 

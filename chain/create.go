@@ -62,10 +62,6 @@ func Create(ctx context.Context, text string, o CreateOptions) (*Target, error) 
 	} else {
 		err = t.openPath(ctx)
 	}
-	var u *UsageError
-	if errors.As(err, &u) {
-		return nil, err
-	}
 	if err != nil {
 		return nil, t.name.wrap(err)
 	}

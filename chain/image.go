@@ -22,9 +22,13 @@ type Options struct {
 	Workers  int              // goroutines that may compute at a time, per layer; 0: as many as there are CPUs
 	// Sequential says that the image will be read once, from front to back: then it may come as a Stream where that is cheaper.
 	Sequential bool
-	AllowBusy  bool     // write even a disk that is mounted or held
-	NoLock     bool     // neither take locks nor look at those of others
-	Stdin      *os.File // what - stands for; nil: os.Stdin
+	// Glance says that little of the image will be read, near its beginning: its size may be what the image suggests, see block.Info.Probable.
+	Glance bool
+	// IndexFile is where the outermost layer that is entered by an index keeps it; see formats.OpenOptions.
+	IndexFile string
+	AllowBusy bool     // write even a disk that is mounted or held
+	NoLock    bool     // neither take locks nor look at those of others
+	Stdin     *os.File // what - stands for; nil: os.Stdin
 }
 
 // Image is an open chain. Exactly one of Device and Stream is set; Close of the Image closes it.

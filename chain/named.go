@@ -20,9 +20,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // naming adds a name to errors.
 type naming string
 
-// wrap returns err with the name. That the caller wants to stop is no fault of the image, and stays as it is.
+// wrap returns err with the name. That the caller wants to stop is no fault of the image, nor is what is written wrongly: they stay as they are.
 func (n naming) wrap(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	var u *UsageError
+	if err == nil || errors.As(err, &u) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return &Error{Name: string(n), Err: err}

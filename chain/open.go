@@ -38,17 +38,17 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	name := naming(sourceName(spec.Source))
 	in, err := src.open(ctx, arg, o)
 	if err != nil {
-		var u *UsageError
-		if errors.As(err, &u) {
-			return nil, err
-		}
 		return nil, name.wrap(err)
 	}
 	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader}
 	if in.close != nil {
 		op.img.closers = append(op.img.closers, in.close)
 	}
-	if err := op.run(steps); err != nil {
+	err = op.run(steps)
+	if err == nil && op.o.IndexFile != "" {
+		err = usage("index file %s: nothing in %s is entered by an index", op.o.IndexFile, sourceName(spec.Source))
+	}
+	if err != nil {
 		op.abandon()
 		if o.Sequential && in.dev != nil && errors.Is(err, errOneWay) { // a layer further in needs any offset after all
 			o.Sequential = false
@@ -248,7 +248,11 @@ func (op *opening) head() (formats.Head, error) {
 // format puts a format on top. Where it cannot be read at any offset, it is read from front to back.
 func (op *opening) format(d *formats.Driver, values map[string]string, how string) error {
 	o := formats.OpenOptions{
-		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
+		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Glance: op.o.Glance,
+		Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
+	}
+	if d.Indexes && op.o.IndexFile != "" {
+		o.IndexFile, op.o.IndexFile = indexFile{op.o.IndexFile}, "" // of the outermost layer that has one
 	}
 	if err := op.openOrDecode(d, o); err != nil {
 		return err

@@ -25,6 +25,9 @@ type Driver struct {
 	// format, because what lies inside a disk is written by its guest.
 	Transport bool
 
+	// Indexes says that Open and Decode use OpenOptions.IndexFile.
+	Indexes bool
+
 	// Extensions are the file name endings of the format, with the dot, in lower case; the first is the usual one.
 	Extensions []string
 
@@ -64,10 +67,16 @@ type OpenOptions struct {
 	Write  bool              // the image will be written; a format that cannot returns block.ErrReadOnly
 	// Sequential says that the image will be read once, from front to back: Open may return errors.ErrUnsupported where Decode is cheaper.
 	Sequential bool
-	Gate       Gate         // asked before a reference is followed; nil denies
-	Log        *slog.Logger // warnings about the image; see Logger
-	Memory     int64        // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
-	Workers    int          // goroutines that may compute at a time; 0: as many as there are CPUs
+	// Glance says that little of the image will be read, near its beginning: Open need not read all of it to be sure of its size, and says so
+	// in Info.Probable.
+	Glance bool
+	// IndexFile is where a format that can be entered only with an index keeps the index of this image: read where the file exists, written
+	// once the image has been read through where it does not. nil for nowhere.
+	IndexFile IndexFile
+	Gate      Gate         // asked before a reference is followed; nil denies
+	Log       *slog.Logger // warnings about the image; see Logger
+	Memory    int64        // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
+	Workers   int          // goroutines that may compute at a time; 0: as many as there are CPUs
 }
 
 // Logger returns o.Log, or a logger that drops everything.

@@ -156,8 +156,10 @@ func readGPT(ctx context.Context, d block.Device, m firstSector) (*Table, error)
 	use := primary
 	if err == nil {
 		t.SectorSize = primary.sectorSize
-		if err := t.checkBackup(ctx, d, primary); err != nil {
-			return nil, err
+		if !d.Info().Probable { // else it would take reading everything before it
+			if err := t.checkBackup(ctx, d, primary); err != nil {
+				return nil, err
+			}
 		}
 	} else {
 		if use, err = readBackup(ctx, d, m, primary, err); err != nil {

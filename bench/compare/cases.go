@@ -110,11 +110,13 @@ func foreignToRaw(s settings, packer string) comparison {
 	source, out := s.file("foreign.gz"), s.file("out.raw")
 	check := []string{"cmp", s.image, out}
 	return comparison{
-		name:    packer + " -6 to raw",
-		note:    "Only imgtool makes holes in the output.",
-		prepare: func(ctx context.Context) error { return once(ctx, "sh", "-c", `"$1" -6 -c "$2" >"$3"`, "sh", packer, s.image, source) },
-		inputs:  []string{source},
-		out:     out,
+		name: packer + " -6 to raw",
+		note: "Only imgtool makes holes in the output.",
+		prepare: func(ctx context.Context) error {
+			return once(ctx, "sh", "-c", `"$1" -6 -c "$2" >"$3"`, "sh", packer, s.image, source)
+		},
+		inputs: []string{source},
+		out:    out,
 		of: []program{
 			{label: "imgtool convert", argv: []string{s.imgtool, "convert", source, out}, check: check},
 			{label: "gzip -dc", argv: []string{"gzip", "-dc", source}, stdout: true, check: check},

@@ -27,7 +27,8 @@ type compareInfo struct {
 }
 
 func newCompare(a *app) *cobra.Command {
-	var formatA, formatB string
+	var first reading
+	var formatB string
 	var strict bool
 	c := &cobra.Command{
 		Use:   "compare [flags] A B",
@@ -36,12 +37,12 @@ func newCompare(a *app) *cobra.Command {
 end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 or 4 cannot be read.`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			x, err := a.openDevice(c.Context(), args[0], formatA)
+			x, err := a.openDevice(c.Context(), args[0], first)
 			if err != nil {
 				return &codeError{compareTrouble, err}
 			}
 			defer x.Close()
-			y, err := a.openDevice(c.Context(), args[1], formatB)
+			y, err := a.openDevice(c.Context(), args[1], reading{format: formatB})
 			if err != nil {
 				return &codeError{compareTrouble, err}
 			}
@@ -55,7 +56,7 @@ end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 o
 			return a.compared(r)
 		},
 	}
-	formatFlag(c, &formatA)
+	first.flags(c)
 	c.Flags().StringVarP(&formatB, "second-format", "F", "", "format of the second image")
 	c.Flags().BoolVarP(&strict, "strict", "s", false, "sizes and allocation have to be the same too")
 	return c

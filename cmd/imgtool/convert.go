@@ -24,7 +24,8 @@ import (
 // conversion is one run of convert.
 type conversion struct {
 	*app
-	from, to string // formats; "" to find out
+	from     reading
+	to       string // format; "" to find out
 	values   []string
 	granule  size
 	workers  int
@@ -54,7 +55,7 @@ is everything with -n. - is standard input and output.`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error { return v.run(c.Context(), args[0], args[1]) },
 	}
-	formatFlag(c, &v.from)
+	v.from.flags(c)
 	f := c.Flags()
 	f.StringVarP(&v.to, "output-format", "O", "", "format of the target; without it the name's ending tells, and else it is raw")
 	f.StringArrayVarP(&v.values, "options", "o", nil, "options of the target's format, k=v,...; help lists them")
@@ -159,7 +160,7 @@ func (v *conversion) copyOptions(fresh bool) convert.Options {
 
 // intoExisting copies into an image that exists.
 func (v *conversion) intoExisting(ctx context.Context, img *chain.Image, target string) (int64, error) {
-	o := v.openOptions(v.to)
+	o := v.openOptions(reading{format: v.to})
 	o.Write = true
 	to, err := chain.Open(ctx, target, o)
 	if err != nil {

@@ -130,7 +130,7 @@ func (d *demo) makeGzip(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	img, err := d.openDevice(ctx, d.raw, "raw")
+	img, err := d.openDevice(ctx, d.raw, reading{format: "raw"})
 	if err != nil {
 		return "", err
 	}

@@ -19,8 +19,9 @@ import (
 type imageInfo struct {
 	Filename    string        `json:"filename"`
 	Format      string        `json:"format"`
-	VirtualSize *int64        `json:"virtual-size"`          // null where only reading all of a stream would tell
-	ActualSize  *int64        `json:"actual-size,omitempty"` // what a local file occupies
+	VirtualSize *int64        `json:"virtual-size"`                    // null where only reading all of it would tell
+	Probable    *int64        `json:"probable-virtual-size,omitempty"` // what the file suggests where virtual-size is null
+	ActualSize  *int64        `json:"actual-size,omitempty"`           // what a local file occupies
 	DirtyFlag   bool          `json:"dirty-flag"`
 	Specific    *specificInfo `json:"format-specific,omitempty"`
 	Layers      []layerInfo   `json:"layers"`
@@ -57,14 +58,14 @@ type partsInfo struct {
 }
 
 func newInfo(a *app) *cobra.Command {
-	var format string
+	var from reading
 	c := &cobra.Command{
 		Use:   "info [flags] IMAGE",
 		Short: "Show what an image is",
 		Args:  exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			o := a.openOptions(format)
-			o.Sequential = true // a foreign gzip would be decoded to its end, only to learn its size
+			o := a.openOptions(from)
+			o.Glance = true // a foreign gzip would be decoded to its end, only to learn its size
 			img, err := chain.Open(c.Context(), args[0], o)
 			if err != nil {
 				return err
@@ -81,7 +82,7 @@ func newInfo(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	formatFlag(c, &format)
+	from.flags(c)
 	return c
 }
 
@@ -104,7 +105,11 @@ func (a *app) describe(ctx context.Context, img *chain.Image) (imageInfo, error)
 		return info, nil
 	}
 	n := img.Device.Size()
-	info.VirtualSize = &n
+	if img.Device.Info().Probable {
+		info.Probable = &n
+	} else {
+		info.VirtualSize = &n
+	}
 	if d, ok := block.As[*gzipmod.Device](img.Device); ok {
 		info.DirtyFlag = d.Dirty()
 		info.Specific = &specificInfo{gz.Name, describeGzip(d.Layout())}
@@ -136,9 +141,12 @@ func describeGzip(l *gzipmod.Layout) gzInfo {
 func (a *app) printInfo(i imageInfo) {
 	a.printf("image: %s", i.Filename)
 	a.printf("file format: %s", i.Format)
-	if i.VirtualSize != nil {
+	switch {
+	case i.VirtualSize != nil:
 		a.printf("virtual size: %s", sizes.FormatSize(*i.VirtualSize))
-	} else {
+	case i.Probable != nil:
+		a.printf("virtual size: ~ %s; to find out: imgtool info --index-file FILE %s", sizes.FormatSize(*i.Probable), i.Filename)
+	default:
 		a.printf("virtual size: known only after reading all of it")
 	}
 	if i.ActualSize != nil {

@@ -26,13 +26,13 @@ type mapEntry struct {
 }
 
 func newMap(a *app) *cobra.Command {
-	var format string
+	var from reading
 	c := &cobra.Command{
 		Use:   "map [flags] IMAGE",
 		Short: "Show where an image holds data, and where zeros",
 		Args:  exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := a.openDevice(c.Context(), args[0], format)
+			img, err := a.openDevice(c.Context(), args[0], from)
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ func newMap(a *app) *cobra.Command {
 			return a.mapText(c.Context(), img)
 		},
 	}
-	formatFlag(c, &format)
+	from.flags(c)
 	return c
 }
 

@@ -10,14 +10,21 @@ import (
 	"github.com/imgtool/imgtool/chain"
 )
 
-// formatFlag adds -f to a command.
-func formatFlag(c *cobra.Command, format *string) {
-	c.Flags().StringVarP(format, "format", "f", "", "format of the image, put last, with nothing guessed behind it; without it the bytes tell")
+// reading is what the user says about the image that a command reads.
+type reading struct {
+	format string // "" to find out
+	index  string // file that holds the index, or will; "" for none
+}
+
+// flags adds the flags of r to a command.
+func (r *reading) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&r.format, "format", "f", "", "format of the image, put last, with nothing guessed behind it; without it the bytes tell")
+	c.Flags().StringVar(&r.index, "index-file", "", "index of a gzip file that another program made: read where it exists, written where it does not")
 }
 
 // openDevice opens an image to be read at any offset.
-func (a *app) openDevice(ctx context.Context, text, format string) (*chain.Image, error) {
-	img, err := chain.Open(ctx, text, a.openOptions(format))
+func (a *app) openDevice(ctx context.Context, text string, r reading) (*chain.Image, error) {
+	img, err := chain.Open(ctx, text, a.openOptions(r))
 	if err != nil {
 		return nil, err
 	}

@@ -41,13 +41,13 @@ type partitionInfo struct {
 }
 
 func newPartitions(a *app) *cobra.Command {
-	var format string
+	var from reading
 	c := &cobra.Command{
 		Use:   "partitions [flags] IMAGE",
 		Short: "List the partitions of a disk, and what is in them",
 		Args:  exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := a.openDevice(c.Context(), args[0], format)
+			img, err := a.openDevice(c.Context(), args[0], from)
 			if err != nil {
 				return err
 			}
@@ -65,7 +65,7 @@ func newPartitions(a *app) *cobra.Command {
 			return a.printTable(img, t)
 		},
 	}
-	formatFlag(c, &format)
+	from.flags(c)
 	return c
 }
 
