@@ -1,0 +1,4 @@
+package inflate
+
+// fast is the loop for where there is plenty of input and output.
+func fast(c *core) { fastGo(c) }
