@@ -2,6 +2,7 @@ package gzipmod
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"github.com/klauspost/compress/flate"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
+	"github.com/imgtool/imgtool/compress/inflate"
 )
 
 // chunkEnd is what a chunk's DEFLATE form ends with: an empty stored block, which aligns it to a byte.
@@ -37,7 +40,7 @@ func newPacker(level int) (*packer, error) {
 // pack appends the DEFLATE form of p to buf. It refers to nothing before it, and is not final.
 func (k *packer) pack(buf, p []byte) ([]byte, error) {
 	if block.IsZero(p) {
-		return encodeZeros(int64(len(p))).append(buf), nil
+		return deflate.AppendZeros(buf, int64(len(p))), nil
 	}
 	out := bytes.NewBuffer(buf)
 	k.w.Reset(out)
@@ -50,17 +53,13 @@ func (k *packer) pack(buf, p []byte) ([]byte, error) {
 
 // unpacker decompresses chunks. It is used by one goroutine at a time.
 type unpacker struct {
-	src    bytes.Reader
-	r      io.ReadCloser
-	packed []byte // for what is read from the file
-	plain  []byte // for what is decoded and only looked at
+	whole  inflate.Decoder // of chunks that fit in memory
+	parts  *inflate.Reader // of those that need not be there whole
+	packed []byte          // for what is read from the file
+	plain  []byte          // for what is decoded and only looked at
 }
 
-func newUnpacker() *unpacker {
-	u := &unpacker{}
-	u.r = flate.NewReader(&u.src)
-	return u
-}
+func newUnpacker() *unpacker { return &unpacker{} }
 
 // room returns a buffer for the n bytes of a chunk in the file, to be given to unpack.
 func (u *unpacker) room(n int) []byte {
@@ -78,72 +77,83 @@ func (u *unpacker) scratch(n int64) []byte {
 	return u.plain[:n]
 }
 
+// stream makes of packed, which room returned, a DEFLATE stream that ends.
+func (u *unpacker) stream(packed []byte) ([]byte, error) {
+	if !bytes.HasSuffix(packed, []byte(chunkEnd)) {
+		return nil, errChunkEnd
+	}
+	return append(packed, finalBlock...), nil
+}
+
 // unpack decodes packed, which room returned, into all of p. The chunk must be exactly as long as p, and end where packed ends.
 func (u *unpacker) unpack(p, packed []byte) error {
-	if err := u.begin(packed); err != nil {
+	stream, err := u.stream(packed)
+	if err != nil {
 		return err
 	}
-	if n, err := io.ReadFull(u.r, p); err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("it ends after %d of %d bytes", n, len(p))
-	} else if err != nil {
+	used, err := u.whole.Decode(p, stream, inflate.Raw)
+	switch {
+	case errors.Is(err, inflate.ErrShort):
+		return fmt.Errorf("it ends before its %d bytes are there", len(p))
+	case errors.Is(err, inflate.ErrLong):
+		return fmt.Errorf("it holds more than %d bytes", len(p))
+	case err != nil:
 		return err
-	}
-	return u.end(int64(len(p)))
-}
-
-// sum is unpack without the bytes: it returns the CRC-32 of the n bytes that packed must hold.
-func (u *unpacker) sum(packed []byte, n int64) (uint32, error) {
-	if err := u.begin(packed); err != nil {
-		return 0, err
-	}
-	var crc uint32
-	buf := u.scratch(min(n, 256<<10))
-	for left := n; left > 0; {
-		k, err := u.r.Read(buf[:min(left, int64(len(buf)))])
-		crc = crc32.Update(crc, crc32.IEEETable, buf[:k])
-		left -= int64(k)
-		if err == io.EOF && left > 0 {
-			return 0, fmt.Errorf("it ends after %d of %d bytes", n-left, n)
-		}
-		if err != nil && err != io.EOF {
-			return 0, err
-		}
-	}
-	return crc, u.end(n)
-}
-
-// begin makes u.r give what packed holds.
-func (u *unpacker) begin(packed []byte) error {
-	if !bytes.HasSuffix(packed, []byte(chunkEnd)) {
-		return errChunkEnd
-	}
-	u.src.Reset(append(packed, finalBlock...))
-	return u.r.(flate.Resetter).Reset(&u.src, nil)
-}
-
-// end checks that nothing is left after the n bytes that were read.
-func (u *unpacker) end(n int64) error {
-	var more [1]byte
-	if k, err := u.r.Read(more[:]); k != 0 || err != io.EOF {
-		return fmt.Errorf("it holds more than %d bytes", n)
-	}
-	if u.src.Len() != 0 {
-		return fmt.Errorf("it ends %d bytes early", u.src.Len()-len(finalBlock))
+	case used != len(stream):
+		return fmt.Errorf("it ends %d bytes early", len(stream)-used)
 	}
 	return nil
 }
 
-// consumed decodes the start of stream into all of p, and returns how far the decoder has read, give or take a few bytes.
-func (u *unpacker) consumed(p, stream []byte) (int, error) {
-	u.src.Reset(stream)
-	if err := u.r.(flate.Resetter).Reset(&u.src, nil); err != nil {
+// maxWhole is how long a chunk may be that sum decodes in one go, in bytes.
+const maxWhole = minChunk
+
+// sum is unpack without the bytes: it returns the CRC-32 of the n bytes that packed must hold.
+func (u *unpacker) sum(packed []byte, n int64) (uint32, error) {
+	if n <= maxWhole {
+		p := u.scratch(n)
+		if err := u.unpack(p, packed); err != nil {
+			return 0, err
+		}
+		return crc32.ChecksumIEEE(p), nil
+	}
+	stream, err := u.stream(packed)
+	if err != nil {
 		return 0, err
 	}
-	if n, err := io.ReadFull(u.r, p); err != nil {
-		return 0, fmt.Errorf("after %d of %d bytes: %w", n, len(p), err)
+	if u.parts == nil {
+		u.parts = new(inflate.Reader)
 	}
-	return len(stream) - u.src.Len(), nil
+	u.parts.Reset(bytes.NewReader(stream))
+	if _, err := u.parts.Begin(inflate.Raw); err != nil {
+		return 0, err
+	}
+	var crc uint32
+	var got int64
+	for {
+		p, err := u.parts.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		crc = crc32.Update(crc, crc32.IEEETable, p)
+		if got += int64(len(p)); got > n {
+			return 0, fmt.Errorf("it holds more than %d bytes", n)
+		}
+	}
+	switch early := int64(len(stream)) - u.parts.InputOffset(); {
+	case got < n:
+		return 0, fmt.Errorf("it ends after %d of %d bytes", got, n)
+	case early != 0:
+		return 0, fmt.Errorf("it ends %d bytes early", early)
+	}
+	return crc, nil
 }
+
+// consumed decodes the start of stream into all of p, and returns how many bytes that took.
+func (u *unpacker) consumed(p, stream []byte) (int, error) { return u.whole.Fill(p, stream) }
 
 var errChunkEnd = fmt.Errorf("it does not end on an empty stored block")
 

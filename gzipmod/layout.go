@@ -6,6 +6,7 @@ import (
 	"sort"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
@@ -180,7 +181,7 @@ func (l *Layout) place() error {
 func (l *Layout) fileLen(r Region) int64 {
 	switch r.Kind {
 	case Hole:
-		return zerosLen(r.Len)
+		return deflate.ZerosLen(r.Len)
 	case Kept:
 		return storedFileLen(r.Len)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
@@ -241,7 +242,7 @@ func (s *scanner) region(ctx context.Context, r *Region) error {
 	switch r.Kind {
 	case Hole:
 		r.CRC = crcmath.Zeros(r.Len)
-		s.pos += zerosLen(r.Len)
+		s.pos += deflate.ZerosLen(r.Len)
 		return nil // Verify compares it; the trailer's CRC does not depend on how zeros are written
 	case Kept:
 		crc, err := readStored(ctx, s.file, *r, 0, r.Len)

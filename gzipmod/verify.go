@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
@@ -179,9 +180,9 @@ func (v *verifier) pieces(i int) func(yield func(*piece) bool) {
 // holePieces yields the comparison of a hole with what a hole of its length looks like; the image's bytes are counted with its last piece.
 func (v *verifier) holePieces(i int, yield func(*piece) bool) {
 	r := v.layout.Regions[i]
-	z := encodeZeros(r.Len)
-	off := r.FileOff + int64(len(z.prefix))
-	for left := z.middle; left > 0; {
+	z := deflate.Zeros(r.Len)
+	off := r.FileOff + int64(len(z.Prefix))
+	for left := z.Middle; left > 0; {
 		at, n := off, min(left, verifyPiece)
 		if !yield(&piece{region: i, check: func(ctx context.Context, _ *unpacker) (uint32, error) {
 			return 0, v.isZero(ctx, at, n)
@@ -191,10 +192,10 @@ func (v *verifier) holePieces(i int, yield func(*piece) bool) {
 		off, left = off+n, left-n
 	}
 	yield(&piece{region: i, n: r.Len, check: func(ctx context.Context, _ *unpacker) (uint32, error) {
-		if err := v.equal(ctx, r.FileOff, z.prefix); err != nil {
+		if err := v.equal(ctx, r.FileOff, z.Prefix); err != nil {
 			return 0, err
 		}
-		return crcmath.Zeros(r.Len), v.equal(ctx, r.FileOff+int64(len(z.prefix))+z.middle, z.suffix)
+		return crcmath.Zeros(r.Len), v.equal(ctx, r.FileOff+int64(len(z.Prefix))+z.Middle, z.Suffix)
 	}})
 }
 

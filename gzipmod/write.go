@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/internal/crcmath"
 	"github.com/imgtool/imgtool/segment"
 )
@@ -99,10 +100,10 @@ func (w *fileWriter) region(i int, yield func(segment.Segment, error) bool) bool
 
 // eachHoleSegment yields the segments of a hole of n bytes.
 func eachHoleSegment(n int64, yield func(segment.Segment) bool) bool {
-	z := encodeZeros(n)
-	return (len(z.prefix) == 0 || yield(segment.Segment{Bytes: z.prefix})) &&
-		(z.middle == 0 || yield(segment.Segment{Zeros: z.middle})) &&
-		yield(segment.Segment{Bytes: z.suffix, Work: n})
+	z := deflate.Zeros(n)
+	return (len(z.Prefix) == 0 || yield(segment.Segment{Bytes: z.Prefix})) &&
+		(z.Middle == 0 || yield(segment.Segment{Zeros: z.Middle})) &&
+		yield(segment.Segment{Bytes: z.Suffix, Work: n})
 }
 
 // chunk returns the segment of chunk k of a Data region, which adds its CRC to sum.
