@@ -1,0 +1,241 @@
+package gzindex
+
+import (
+	"hash/crc32"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/inflate"
+)
+
+// builder makes an index of what a Scanner decodes.
+type builder struct {
+	ix    *Index
+	limit int64 // of memory, in bytes
+	span  int64 // grows
+	used  int64 // memory
+	pos   int64 // of the image
+	crc   uint32
+	zeros zeroFinder
+	pack  packer
+
+	// The last point's window, while it is not known yet which bytes of it are referred to.
+	tracing bool
+	window  []byte
+	lens    []byte
+	seen    [windowLen]bool
+}
+
+func newBuilder(o ScanOptions) *builder {
+	b := &builder{ix: &Index{}, span: o.Span, limit: o.Limit}
+	if b.span == 0 {
+		b.span = DefaultSpan
+	}
+	if b.limit == 0 {
+		b.limit = DefaultLimit
+	}
+	b.span, b.limit = max(b.span, minSpan), max(b.limit, minLimit)
+	b.zeros = zeroFinder{least: leastZeros, most: int(min(b.limit/4/runSize, maxPoints))}
+	return b
+}
+
+// member notes that a member begins at a byte of the file. It is the cheapest point, so that it may come early.
+func (b *builder) member(fileOff int64) {
+	b.settle()
+	if len(b.ix.points) == 0 || b.passed() >= b.span/2 {
+		b.append(point{bit: fileOff * 8, kind: atMember})
+	}
+}
+
+// passed returns how long the last span is.
+func (b *builder) passed() int64 { return b.pos - b.ix.points[len(b.ix.points)-1].image }
+
+// patience returns how long a span may grow in the hope of a flush mark.
+func (b *builder) patience() int64 { return b.span + b.span/4 }
+
+// room returns buf, shortened so that decoding stops where a point may be due.
+func (b *builder) room(buf []byte, at int) []byte {
+	due := b.span - b.passed()
+	if due <= 0 {
+		due = b.patience() - b.passed()
+	}
+	return buf[:min(int64(len(buf)), int64(at)+max(due, 1)+Slop)]
+}
+
+// add takes in the last n bytes of out, which d has just decoded, and sets a point where one is due.
+func (b *builder) add(d *decoder, out []byte, n int) {
+	b.crc = crc32.Update(b.crc, crc32.IEEETable, out[len(out)-n:])
+	b.zeros.add(out[len(out)-n:])
+	b.pos += int64(n)
+	if b.tracing && (!d.open || d.z.Traced()) {
+		b.settle()
+		d.z.Trace(nil)
+	}
+	if !d.open || b.passed() < b.span {
+		return
+	}
+	p := d.z.Point()
+	if p.Block != inflate.Between && b.passed() < b.patience() {
+		d.z.StopAtMarks(true)
+		return
+	}
+	d.z.StopAtMarks(false)
+	b.settle()
+	b.append(point{bit: d.base*8 + p.In, kind: kindOf(p.Block), final: p.Final, state: state{left: uint16(p.Stored), nlit: uint16(p.NLit), ndist: uint8(len(p.Lens) - p.NLit)}})
+	b.tracing = true
+	b.lens = append(b.lens[:0], p.Lens...)
+	b.window = append(b.window[:0], out[len(out)-int(min(d.z.OutputOffset(), windowLen, int64(len(out)))):]...)
+	clear(b.seen[:])
+	d.z.Trace(&b.seen)
+}
+
+// kindOf returns what a point that lies in a block of type t is.
+func kindOf(t inflate.BlockType) kind {
+	switch t {
+	case inflate.Stored:
+		return inStored
+	case inflate.Fixed:
+		return inFixed
+	case inflate.Dynamic:
+		return inDynamic
+	}
+	return atBlock
+}
+
+// append adds a point at the present place.
+func (b *builder) append(p point) {
+	b.end()
+	p.image, p.checked = b.pos, true
+	x := b.ix
+	x.mu.Lock()
+	x.points = append(x.points, p)
+	x.size = b.pos
+	x.zeros = b.zeros.runs
+	x.mu.Unlock()
+	b.use(pointSize)
+}
+
+// end gives the last span its CRC-32.
+func (b *builder) end() {
+	x := b.ix
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := len(x.points); n > 0 {
+		x.points[n-1].crc, x.points[n-1].summed = b.crc, true
+	}
+	b.crc = 0
+}
+
+// settle packs the state of the last point, where that has not been done: everything that refers to its window has been seen.
+func (b *builder) settle() {
+	if !b.tracing {
+		return
+	}
+	b.tracing = false
+	x := b.ix
+	last := &x.points[len(x.points)-1]
+	st := last.state
+	st.window = b.mask()
+	st.packed = b.pack.pack(b.lens, b.window[len(b.window)-int(st.window):])
+	x.mu.Lock()
+	last.state = st
+	x.mu.Unlock()
+	b.use(int64(len(st.packed)))
+}
+
+// mask zeroes the bytes of the window that nothing refers to, and returns how many bytes of its end are needed.
+func (b *builder) mask() uint16 {
+	need := 0
+	for i, n := 0, len(b.window); i < n; i++ {
+		if b.seen[i] {
+			need = i + 1
+		} else {
+			b.window[n-1-i] = 0
+		}
+	}
+	return uint16(need)
+}
+
+// use counts n bytes of memory, and makes room where they are too many.
+func (b *builder) use(n int64) {
+	b.used += n
+	for (b.used > b.limit-b.limit/4 || len(b.ix.points) > maxPoints) && len(b.ix.points) > 2 {
+		b.used -= b.ix.thin()
+		b.span *= 2
+	}
+}
+
+// finish completes the index at the end of the file, whose bytes id has seen.
+func (b *builder) finish(id *identifier) {
+	b.settle()
+	b.end()
+	x := b.ix
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if last := len(x.points) - 1; last > 0 && x.points[last].image == b.pos {
+		x.points = x.points[:last]
+	}
+	b.zeros.end()
+	x.zeros, x.size, x.complete = b.zeros.runs, b.pos, true
+	x.fileSize, x.identity = id.n, id.sum()
+}
+
+// leastZeros is the shortest run of zeros that is remembered, in bytes.
+const leastZeros = 64 << 10
+
+// zeroFinder finds runs of zero pages. Where they become too many, the shorter half goes.
+type zeroFinder struct {
+	least int64
+	most  int
+	runs  []run
+
+	pos   int64
+	dirty bool  // the page at pos holds something else
+	from  int64 // the run of zeros that lasts
+}
+
+const pageLen = 4096
+
+// add takes in what follows.
+func (z *zeroFinder) add(p []byte) {
+	for len(p) > 0 {
+		k := min(int64(len(p)), pageLen-z.pos%pageLen)
+		z.dirty = z.dirty || !block.IsZero(p[:k])
+		p, z.pos = p[k:], z.pos+k
+		if z.pos%pageLen != 0 {
+			return
+		}
+		if z.dirty {
+			z.close(z.pos - pageLen)
+			z.dirty, z.from = false, z.pos
+		}
+	}
+}
+
+// end ends the last run, with the image.
+func (z *zeroFinder) end() {
+	if z.dirty {
+		z.close(z.pos - z.pos%pageLen)
+	} else {
+		z.close(z.pos)
+	}
+}
+
+// close ends a run at a byte of the image.
+func (z *zeroFinder) close(at int64) {
+	if at-z.from < z.least {
+		return
+	}
+	if len(z.runs) == z.most {
+		z.least *= 2
+		var kept []run
+		for _, r := range z.runs {
+			if r.len >= z.least {
+				kept = append(kept, r)
+			}
+		}
+		z.runs = kept
+	}
+	if len(z.runs) < z.most && at-z.from >= z.least {
+		z.runs = append(z.runs, run{z.from, at - z.from})
+	}
+}

@@ -1,0 +1,85 @@
+package gzindex
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/internal/crcmath"
+)
+
+// maxRatio is how many bytes a byte of DEFLATE data makes at most: two bits make 258.
+const maxRatio = 1032
+
+// GuessSize returns the probable size of the image in a gzip file, in bytes, from its first sectors and its last four bytes, and how it is
+// known, for messages. Not ok means that there is no telling without reading all of the file.
+//
+// ISIZE is the size modulo 2^32 of the last member. It is the size where the file is too short for more and has one member, as it nearly always
+// has. Of longer files it is believed where the image has a GPT of which the backup lies at the end of a disk of a size that agrees with it.
+func GuessSize(ctx context.Context, file block.Device) (size int64, how string, ok bool) {
+	n := file.Size()
+	tail := make([]byte, 4)
+	if n < 18 || file.Read(ctx, tail, n-4) != nil {
+		return 0, "", false
+	}
+	isize := int64(binary.LittleEndian.Uint32(tail))
+	if size, ok := gptSize(head(ctx, file)); ok && size&0xffffffff == isize && size/maxRatio <= n {
+		return size, "ISIZE and GPT", true
+	}
+	if n <= (1<<32-1)/maxRatio && isize/maxRatio <= n {
+		return isize, "ISIZE", true
+	}
+	return 0, "", false
+}
+
+// headLen is how many bytes of an image show where its GPT is: LBA 1 with sectors of 4096 bytes.
+const headLen = 2 * 4096
+
+// head returns the first headLen bytes of the image, or what there is of them.
+func head(ctx context.Context, file block.Device) []byte {
+	s := NewScanner(&input{ctx: ctx, file: file}, ScanOptions{})
+	buf := make([]byte, headLen+2*Slop)
+	at := 0
+	for at < headLen {
+		n, err := s.Fill(buf, at)
+		if err != nil {
+			break
+		}
+		at += n
+	}
+	return buf[:at]
+}
+
+// The GPT header: UEFI Specification 2.10 section 5.3.2.
+const (
+	gptSignature    = "EFI PART"
+	gptHeaderSize   = 12
+	gptHeaderCRC32  = 16
+	gptMyLBA        = 24
+	gptAlternateLBA = 32
+	gptHeaderLen    = 92
+)
+
+// gptSize returns the size of the disk of which p is the beginning, as its GPT gives it.
+func gptSize(p []byte) (int64, bool) {
+	le := binary.LittleEndian
+	for _, sector := range []int{512, 4096} {
+		if len(p) < 2*sector {
+			continue
+		}
+		h := p[sector : 2*sector]
+		n := le.Uint32(h[gptHeaderSize:])
+		if string(h[:len(gptSignature)]) != gptSignature || n < gptHeaderLen || n > uint32(sector) || le.Uint64(h[gptMyLBA:]) != 1 {
+			continue
+		}
+		crc := crc32.ChecksumIEEE(h[:gptHeaderCRC32])
+		crc = crcmath.Combine(crc, crcmath.Zeros(4), 4)
+		crc = crc32.Update(crc, crc32.IEEETable, h[gptHeaderCRC32+4:n])
+		last := le.Uint64(h[gptAlternateLBA:])
+		if crc == le.Uint32(h[gptHeaderCRC32:]) && last > 1 && last < 1<<50 {
+			return int64(last+1) * int64(sector), true
+		}
+	}
+	return 0, false
+}

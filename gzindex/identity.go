@@ -1,0 +1,67 @@
+package gzindex
+
+import (
+	"context"
+	"crypto/sha256"
+	"io"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+const (
+	identityLen = sha256.Size
+	edgeLen     = 64 << 10 // bytes at the beginning and at the end of a file by which it is known
+)
+
+// identifier passes a file on and notes by what it is known again.
+type identifier struct {
+	r    io.Reader
+	n    int64  // bytes read
+	head []byte // the first edgeLen bytes, or all
+	tail []byte // the last
+}
+
+func newIdentifier(r io.Reader) *identifier { return &identifier{r: r} }
+
+func (i *identifier) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	p = p[:n]
+	i.n += int64(n)
+	i.head = append(i.head, p[:min(n, edgeLen-len(i.head))]...)
+	if keep := edgeLen - n; keep < len(i.tail) {
+		i.tail = i.tail[:copy(i.tail, i.tail[len(i.tail)-max(0, keep):])]
+	}
+	i.tail = append(i.tail, p[max(0, n-edgeLen):]...)
+	return n, err
+}
+
+func (i *identifier) sum() [identityLen]byte { return identify(i.head, i.tail) }
+
+// identify returns the SHA-256 of the two edges of a file. They overlap where it is short.
+func identify(head, tail []byte) (sum [identityLen]byte) {
+	h := sha256.New()
+	h.Write(head)
+	h.Write(tail)
+	h.Sum(sum[:0])
+	return sum
+}
+
+// Matches returns nil where the index is of this file, as far as its length and its first and last 64 KiB tell; else a *block.CorruptError, or
+// the error of reading.
+func (x *Index) Matches(ctx context.Context, file block.Device) error {
+	if n := file.Size(); n != x.fileSize {
+		return block.Corrupt(format, "file", -1, "the index is of another file: that has %d bytes, this one %d", x.fileSize, n)
+	}
+	edge := min(edgeLen, x.fileSize)
+	head, tail := make([]byte, edge), make([]byte, edge)
+	if err := file.Read(ctx, head, 0); err != nil {
+		return err
+	}
+	if err := file.Read(ctx, tail, x.fileSize-edge); err != nil {
+		return err
+	}
+	if identify(head, tail) != x.identity {
+		return block.Corrupt(format, "file", -1, "the index is of another file of the same length, or this one has been changed")
+	}
+	return nil
+}
