@@ -16,9 +16,9 @@ type Options struct {
 	// TrustIndex makes Extents show the zeros of the given index before the spans that they lie in were checked. An index that lies could hide
 	// content so.
 	TrustIndex bool
-	// TrustProbableSize makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
+	// Trust makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
 	// read that reaches the last byte fails where the image turns out to be of another size.
-	TrustProbableSize bool
+	Trust Trust
 	// Memory is how many bytes cache, index and decoders may take; 0 means 128 MiB, and less than 8 MiB means 8 MiB. An index that is
 	// given does not count.
 	Memory int64
@@ -93,8 +93,9 @@ func (d *Device) learn(ctx context.Context, o Options) error {
 		return nil
 	}
 	scan := ScanOptions{Index: true, Limit: min(o.Memory/4, DefaultLimit)}
-	if o.TrustProbableSize {
-		if size, how, ok := GuessSize(ctx, d.file); ok {
+	if o.Trust != TrustNone {
+		if size, how, ok := GuessSize(ctx, d.file, o.Trust); ok {
+			d.info.Probable = true
 			d.size = size
 			d.front = newFrontier(d, scan, how)
 			d.index = d.front.s.Index()

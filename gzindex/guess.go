@@ -12,26 +12,45 @@ import (
 // maxRatio is how many bytes a byte of DEFLATE data makes at most: two bits make 258.
 const maxRatio = 1032
 
+// Trust says which sizes are believed before the whole file was read.
+type Trust uint8
+
+const (
+	// TrustNone: none.
+	TrustNone Trust = iota
+	// TrustAgreed: that of a GPT of which the backup lies at the end of the disk, where ISIZE agrees with it.
+	TrustAgreed
+	// TrustISIZE: else that of ISIZE, which is the size modulo 2^32 of the last member. It is the size of the image where there is one member,
+	// as there nearly always is, and the image is shorter than 4 GiB; of a longer one it is the least that the length of the file allows.
+	TrustISIZE
+)
+
 // GuessSize returns the probable size of the image in a gzip file, in bytes, from its first sectors and its last four bytes, and how it is
-// known, for messages. Not ok means that there is no telling without reading all of the file.
-//
-// ISIZE is the size modulo 2^32 of the last member. It is the size where the file is too short for more and has one member, as it nearly always
-// has. Of longer files it is believed where the image has a GPT of which the backup lies at the end of a disk of a size that agrees with it.
-func GuessSize(ctx context.Context, file block.Device) (size int64, how string, ok bool) {
+// known, for messages. Not ok means that nothing that t allows tells.
+func GuessSize(ctx context.Context, file block.Device, t Trust) (size int64, how string, ok bool) {
 	n := file.Size()
 	tail := make([]byte, 4)
-	if n < 18 || file.Read(ctx, tail, n-4) != nil {
+	if t == TrustNone || n < leastFile || file.Read(ctx, tail, n-4) != nil {
 		return 0, "", false
 	}
 	isize := int64(binary.LittleEndian.Uint32(tail))
-	if size, ok := gptSize(head(ctx, file)); ok && size&0xffffffff == isize && size/maxRatio <= n {
+	if size, ok := gptSize(head(ctx, file)); ok && size&(isizeRange-1) == isize && size/maxRatio <= n {
 		return size, "ISIZE and GPT", true
 	}
-	if n <= (1<<32-1)/maxRatio && isize/maxRatio <= n {
-		return isize, "ISIZE", true
+	if t < TrustISIZE || isize/maxRatio > n {
+		return 0, "", false
 	}
-	return 0, "", false
+	// DEFLATE data are hardly ever longer than what they hold: not so long that it would take another 4 GiB to explain it.
+	for isize < n-n>>4-leastFile {
+		isize += isizeRange
+	}
+	return isize, "ISIZE", true
 }
+
+const (
+	leastFile  = 18      // bytes of a member that holds nothing
+	isizeRange = 1 << 32 // ISIZE is modulo this
+)
 
 // headLen is how many bytes of an image show where its GPT is: LBA 1 with sectors of 4096 bytes.
 const headLen = 2 * 4096
