@@ -76,3 +76,23 @@ var lengths = func() (t [maxMatch - minMatch + 1]struct{ symbol, extraBits, extr
 	t[len(t)-1].symbol, t[len(t)-1].extraBits, t[len(t)-1].extra = 28, 0, 0 // 258 has a symbol of its own
 	return t
 }()
+
+// maxLiterals is the most that one token carries, so that a long run of them can be cut into blocks.
+const maxLiterals = 1024
+
+// appendMatch appends n literals and a match.
+func appendMatch(tokens []token, n, length, distance int) []token {
+	if n > maxLiterals {
+		tokens = appendLiterals(tokens, n)
+		n = 0
+	}
+	return append(tokens, matchToken(n, length, distance))
+}
+
+// appendLiterals appends n literals.
+func appendLiterals(tokens []token, n int) []token {
+	for ; n > 0; n -= maxLiterals {
+		tokens = append(tokens, literalToken(min(n, maxLiterals)))
+	}
+	return tokens
+}

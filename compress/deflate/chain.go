@@ -1,0 +1,137 @@
+package deflate
+
+import "math/bits"
+
+const (
+	hash3Bits = 13
+	hash4Bits = 16
+	window    = maxDistance
+)
+
+// chains finds matches through chains of the places that have the same hash of 4 bytes, the last first. For matches of 3 bytes, which pay only
+// when they are near, the last place with each hash of 3 bytes is kept.
+//
+// Places are indexes of the slice that is compressed. An entry that was never set is 0, like one of the first byte; as every match is
+// compared, that is harmless.
+type chains struct {
+	head3 [1 << hash3Bits]int32
+	head4 [1 << hash4Bits]int32
+	back  [window]uint16 // for each place modulo window how far back the one before it in its chain lies
+
+	distance int // the greatest there may be
+	effort
+}
+
+// effort says how hard a level tries.
+type effort struct {
+	depth int // how many places of a chain are looked at
+	nice  int // length of a match that is good enough to stop looking
+	lazy  int // how many of the next places are tried for a better match before one is taken
+}
+
+func hash3(x uint32) uint32 { return x << 8 * 0x9e3779b1 >> (32 - hash3Bits) }
+func hash4(x uint32) uint32 { return x * 0x9e3779b1 >> (32 - hash4Bits) }
+
+func (c *chains) reset() {
+	clear(c.head3[:])
+	clear(c.head4[:])
+}
+
+// insert makes the places from p up to end known.
+func (c *chains) insert(src []byte, p, end int) {
+	for end = min(end, len(src)-4); p < end; p++ {
+		c.add(load32(src, p), p)
+	}
+}
+
+// add makes p, where the four bytes x are, known, and returns the last place with the same hash.
+func (c *chains) add(x uint32, p int) int {
+	h := hash4(x)
+	last := int(c.head4[h])
+	c.head4[h] = int32(p)
+	c.head3[hash3(x)] = int32(p)
+	c.back[p%window] = uint16(min(p-last, 1<<16-1))
+	return last
+}
+
+// find makes p known and returns the longest match there that is longer than least; length 0 where there is none.
+func (c *chains) find(src []byte, p, least, depth int) (length, distance int) {
+	x := load32(src, p)
+	far := max(0, p-c.distance)
+	most := min(maxMatch, len(src)-p)
+	at3 := int(c.head3[hash3(x)])
+	at := c.add(x, p)
+	best := max(least, minMatch)
+	if best >= most {
+		return 0, 0
+	}
+	tail := load32(src, p+best-3)
+	for ; depth > 0 && at >= far && at < p; depth-- {
+		if load32(src, at+best-3) == tail {
+			if n := matchLen(src, at, p, most); n > best {
+				best, length, distance = n, n, p-at
+				if n >= c.nice || n == most {
+					return length, distance
+				}
+				tail = load32(src, p+best-3)
+			}
+		}
+		at -= int(c.back[at%window])
+	}
+	if length == 0 && least < minMatch && at3 < p && p-at3 <= min(4096, c.distance) && (load32(src, at3)^x)<<8 == 0 {
+		return minMatch, p - at3
+	}
+	return length, distance
+}
+
+// match appends the tokens of src[from:] to tokens.
+func (c *chains) match(tokens []token, src []byte, from int) []token {
+	p, start := from, from // start is that of the literals that wait
+	for end := len(src) - 8; p < end; {
+		if x := load64(src, p); x == bits.RotateLeft64(x, 8) {
+			if n := runLen(src, p); n >= longRun {
+				if p == 0 || src[p-1] != src[p] {
+					p++
+					n--
+				}
+				for ; n >= minMatch; start = p {
+					k := min(n, maxMatch)
+					tokens = appendMatch(tokens, p-start, k, 1)
+					p += k
+					n -= k
+				}
+				c.insert(src, p-3, p)
+				continue
+			}
+		}
+		length, distance := c.find(src, p, 0, c.depth)
+		if length == 0 {
+			p++
+			continue
+		}
+		// A better match one or two bytes on is worth the literals before it.
+		inserted := p + 1
+		for length < c.nice {
+			better := false
+			for step := 1; step <= c.lazy && p+step < end; step++ {
+				inserted = p + step + 1
+				n, d := c.find(src, p+step, length-1, c.depth>>step)
+				if n >= length && 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) > 4*step-2 {
+					p, length, distance, better = p+step, n, d, true
+					break
+				}
+			}
+			if !better {
+				break
+			}
+		}
+		tokens = appendMatch(tokens, p-start, length, distance)
+		p += length
+		c.insert(src, inserted, p)
+		start = p
+	}
+	return appendLiterals(tokens, len(src)-start)
+}
+
+// longRun is the shortest run of one byte that is not searched for anything better.
+const longRun = 64
