@@ -101,7 +101,8 @@ func (c *core) readLens() error {
 			extra, repeat = 7, 11
 		}
 		if c.count() < code+extra {
-			if err := c.need(code + extra); err != nil {
+			// With more bits it may turn out to be another symbol, which takes fewer.
+			if err := c.need(c.count() + 1); err != nil {
 				return err
 			}
 			continue

@@ -85,7 +85,11 @@ func fastGo(c *core) {
 		bits = b >> (e & 63)
 		n = m - uint64(e)
 		ip += ahead
-		copyWide(out, op, d, length)
+		if d >= 16 && length <= 16 {
+			*(*[16]byte)(out[op:]) = *(*[16]byte)(out[op-d:])
+		} else {
+			copyWide(out, op, d, length)
+		}
 		op += length
 	}
 	c.ip, c.op, c.bits, c.n = ip, op, bits, n&63
@@ -94,8 +98,7 @@ func fastGo(c *core) {
 // copyWide copies a match of length bytes from dist bytes before op to op. It may write, and then read, up to 16 bytes beyond.
 func copyWide(out []byte, op, dist, length int) {
 	from, end := op-dist, op+length
-	switch {
-	case dist >= 16:
+	if dist >= 16 {
 		for {
 			*(*[16]byte)(out[op:]) = *(*[16]byte)(out[from:])
 			op += 16
@@ -104,19 +107,24 @@ func copyWide(out []byte, op, dist, length int) {
 				return
 			}
 		}
-	case dist >= 8:
-		for op < end {
-			*(*[8]byte)(out[op:]) = *(*[8]byte)(out[from:])
-			op += 8
-			from += 8
-		}
-	case dist == 1:
-		v := 0x0101010101010101 * uint64(out[from])
+	}
+	v := binary.LittleEndian.Uint64(out[from:])
+	if dist < 8 {
+		// What has been written last repeats: make the 8 bytes that do, and go on by a multiple of their period.
+		v &= 1<<(dist*8) - 1
+		v |= v << (dist * 8)
+		v |= v << (dist * 16)
+		v |= v << (dist * 32)
+		step := 8 - 8%dist
 		for op < end {
 			binary.LittleEndian.PutUint64(out[op:], v)
-			op += 8
+			op += step
 		}
-	default:
-		copyMatch(out[:end], op, dist)
+		return
+	}
+	for op < end {
+		binary.LittleEndian.PutUint64(out[op:], binary.LittleEndian.Uint64(out[from:]))
+		op += 8
+		from += 8
 	}
 }

@@ -106,14 +106,20 @@ func deflated(t testing.TB, p []byte, level int) []byte {
 
 var levels = []int{flate.HuffmanOnly, 0, 1, 6, 9, 11, 15, 19}
 
-// readAll decodes one stream of r with a Reader.
+// readAll decodes one stream of r with a new Reader.
 func readAll(r io.Reader, f Framing) ([]byte, *Reader, error) {
 	z := NewReader(r)
-	if _, err := z.Begin(f); err != nil {
-		return nil, z, err
-	}
-	p, err := io.ReadAll(z)
+	p, err := readWith(z, r, f)
 	return p, z, err
+}
+
+// readWith decodes one stream of r with z.
+func readWith(z *Reader, r io.Reader, f Framing) ([]byte, error) {
+	z.Reset(r)
+	if _, err := z.Begin(f); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
 
 // fillAll decodes one stream with Fill, into a buffer that only just has room.
