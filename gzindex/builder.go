@@ -5,6 +5,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/compress/inflate"
+	"github.com/imgtool/imgtool/internal/crcmath"
 )
 
 // builder makes an index of what a Scanner decodes.
@@ -14,9 +15,14 @@ type builder struct {
 	span  int64 // grows
 	used  int64 // memory
 	pos   int64 // of the image
-	crc   uint32
+	part  sum   // of what came since the last point or beginning of a member
+	sp    sum   // of the span before that
+	mem   sum   // of the member before that
 	zeros zeroFinder
 	pack  packer
+
+	waiting bool // for a flush mark, a quarter of a span long
+	missed  int  // points that waited in vain since the last mark
 
 	// The last point's window, while it is not known yet which bytes of it are referred to.
 	tracing bool
@@ -24,6 +30,15 @@ type builder struct {
 	lens    []byte
 	seen    [windowLen]bool
 }
+
+// sum is a CRC-32 and the number of bytes that it is of.
+type sum struct {
+	crc uint32
+	n   int64
+}
+
+// append returns the sum of what s and then t are of.
+func (s sum) append(t sum) sum { return sum{crcmath.Combine(s.crc, t.crc, t.n), s.n + t.n} }
 
 func newBuilder(o ScanOptions) *builder {
 	b := &builder{ix: &Index{}, span: o.Span, limit: o.Limit}
@@ -49,35 +64,56 @@ func (b *builder) member(fileOff int64) {
 // passed returns how long the last span is.
 func (b *builder) passed() int64 { return b.pos - b.ix.points[len(b.ix.points)-1].image }
 
-// patience returns how long a span may grow in the hope of a flush mark.
-func (b *builder) patience() int64 { return b.span + b.span/4 }
-
 // room returns buf, shortened so that decoding stops where a point may be due.
 func (b *builder) room(buf []byte, at int) []byte {
-	due := b.span - b.passed()
-	if due <= 0 {
-		due = b.patience() - b.passed()
+	step := b.span - b.passed()
+	if step <= 0 {
+		step = b.span / 4
 	}
-	return buf[:min(int64(len(buf)), int64(at)+max(due, 1)+Slop)]
+	return buf[:min(int64(len(buf)), int64(at)+step+Slop)]
 }
 
+// due reports whether the last span is long enough, where the next byte of the file is at fileOff. What is nearly all zeros decodes so fast
+// that its spans may be longer.
+func (b *builder) due(fileOff int64) bool {
+	last := &b.ix.points[len(b.ix.points)-1]
+	sparse := fileOff-last.bit/8 < b.span/sparseRatio
+	return b.passed() >= b.span && (!sparse || b.passed() >= b.span*sparseSpans)
+}
+
+const (
+	sparseRatio = 16 // a span that is smaller in the file by this
+	sparseSpans = 3  // may be so much longer
+	patience    = 2  // points that wait for flush marks in vain before none waits any more
+)
+
 // add takes in the last n bytes of out, which d has just decoded, and sets a point where one is due.
-func (b *builder) add(d *decoder, out []byte, n int) {
-	b.crc = crc32.Update(b.crc, crc32.IEEETable, out[len(out)-n:])
+func (b *builder) add(d *decoder, out []byte, n int) error {
+	b.part = sum{crc32.Update(b.part.crc, crc32.IEEETable, out[len(out)-n:]), b.part.n + int64(n)}
 	b.zeros.add(out[len(out)-n:])
 	b.pos += int64(n)
 	if b.tracing && (!d.open || d.z.Traced()) {
 		b.settle()
 		d.z.Trace(nil)
 	}
-	if !d.open || b.passed() < b.span {
-		return
+	if !d.open {
+		return b.endMember(d)
+	}
+	if !b.due(d.offset()) {
+		return nil
 	}
 	p := d.z.Point()
-	if p.Block != inflate.Between && b.passed() < b.patience() {
+	switch {
+	case p.Block == inflate.Between:
+		b.missed = 0
+	case b.missed < patience && !b.waiting:
 		d.z.StopAtMarks(true)
-		return
+		b.waiting = true
+		return nil
+	default:
+		b.missed++
 	}
+	b.waiting = false
 	d.z.StopAtMarks(false)
 	b.settle()
 	b.append(point{bit: d.base*8 + p.In, kind: kindOf(p.Block), final: p.Final, state: state{left: uint16(p.Stored), nlit: uint16(p.NLit), ndist: uint8(len(p.Lens) - p.NLit)}})
@@ -86,6 +122,26 @@ func (b *builder) add(d *decoder, out []byte, n int) {
 	b.window = append(b.window[:0], out[len(out)-int(min(d.z.OutputOffset(), windowLen, int64(len(out)))):]...)
 	clear(b.seen[:])
 	d.z.Trace(&b.seen)
+	return nil
+}
+
+// endMember checks the trailer of the member that has ended.
+func (b *builder) endMember(d *decoder) error {
+	b.fold()
+	m := b.mem
+	b.mem = sum{}
+	switch at := d.offset() - trailerLen; {
+	case d.crc != m.crc:
+		return block.Corrupt(format, "trailer", at, "CRC32 is %08x, that of the content %08x", d.crc, m.crc)
+	case d.isize != uint32(m.n):
+		return block.Corrupt(format, "trailer", at+4, "ISIZE is %d, the content has %d bytes", d.isize, m.n)
+	}
+	return nil
+}
+
+// fold adds the sum of the last part to those of span and member.
+func (b *builder) fold() {
+	b.sp, b.mem, b.part = b.sp.append(b.part), b.mem.append(b.part), sum{}
 }
 
 // kindOf returns what a point that lies in a block of type t is.
@@ -116,13 +172,14 @@ func (b *builder) append(p point) {
 
 // end gives the last span its CRC-32.
 func (b *builder) end() {
+	b.fold()
 	x := b.ix
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if n := len(x.points); n > 0 {
-		x.points[n-1].crc, x.points[n-1].summed = b.crc, true
+		x.points[n-1].crc, x.points[n-1].summed = b.sp.crc, true
 	}
-	b.crc = 0
+	b.sp = sum{}
 }
 
 // settle packs the state of the last point, where that has not been done: everything that refers to its window has been seen.
@@ -145,12 +202,13 @@ func (b *builder) settle() {
 // mask zeroes the bytes of the window that nothing refers to, and returns how many bytes of its end are needed.
 func (b *builder) mask() uint16 {
 	need := 0
-	for i, n := 0, len(b.window); i < n; i++ {
-		if b.seen[i] {
-			need = i + 1
-		} else {
-			b.window[n-1-i] = 0
+	w := b.window
+	for i, seen := range b.seen[:len(w)] {
+		var keep byte
+		if seen {
+			keep, need = 0xff, i+1
 		}
+		w[len(w)-1-i] &= keep
 	}
 	return uint16(need)
 }

@@ -59,7 +59,7 @@ func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span
 	c.past = c.past[:0]
 	c.in = input{ctx: ctx, file: file, off: sp.bit / 8, soft: min(sp.bitEnd/8+smallRead, file.Size())}
 	if sp.kind == atMember {
-		c.d.start(&c.in, sp.bit/8)
+		c.d.start(&c.in, sp.bit/8, sp.summed)
 		return nil
 	}
 	lens, window, err := c.unpack.unpack(&sp.state, x.source)

@@ -2,6 +2,7 @@ package gzindex
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 
@@ -22,7 +23,10 @@ type decoder struct {
 	member  int64 // where the member begins that was entered last
 	begun   bool  // a member was entered
 	open    bool  // inside a member
-	resumed bool  // which was entered in the middle, so that its trailer says nothing
+	bare    bool  // whose data z sees without framing: its checksums are the caller's business
+	summing bool  // the caller computes the checksums, so that z need not
+
+	crc, isize uint32 // of the trailer of the last member, where bare
 }
 
 // offset returns where in the file the decoder is, in bytes: exact between members.
@@ -31,21 +35,21 @@ func (d *decoder) offset() int64 { return d.base + d.z.InputOffset() }
 // bit returns where in the file the next bit is.
 func (d *decoder) bit() int64 { return d.base*8 + d.z.Point().In }
 
-// start makes the decoder begin a member: r is the file from base on.
-func (d *decoder) start(r io.Reader, base int64) {
+// start makes the decoder begin a member: r is the file from base on. With summing the caller computes the members' checksums.
+func (d *decoder) start(r io.Reader, base int64, summing bool) {
 	if d.z == nil {
 		d.z = inflate.NewReader(r)
 	} else {
 		d.z.Reset(r)
 	}
-	d.base, d.begun, d.open, d.resumed = base, false, false, false
+	d.base, d.summing, d.begun, d.open = base, summing, false, false
 }
 
 // resume makes the decoder go on at p, whose In counts from the beginning of the file; r is the file from byte p.In/8 on. The output
 // before p, p.Out bytes of it, stands in the buffer that fill gets.
 func (d *decoder) resume(r io.Reader, p inflate.Point) error {
-	d.start(nil, 0)
-	d.begun, d.open, d.resumed = true, true, true
+	d.start(nil, 0, true)
+	d.begun, d.open, d.bare = true, true, true
 	return d.located(d.z.Resume(r, p, nil))
 }
 
@@ -70,8 +74,12 @@ func (d *decoder) begin() error {
 	case err != nil:
 		return err
 	}
-	d.member, d.begun, d.open, d.resumed = at, true, true, false
-	return nil
+	d.member, d.begun, d.open, d.bare = at, true, true, d.summing
+	if d.summing {
+		// The header is read; what follows is taken for what it is, DEFLATE data.
+		_, err = d.z.Begin(inflate.Raw)
+	}
+	return err
 }
 
 // padding skips zero bytes after a member, and returns io.EOF where the file ends with them.
@@ -91,26 +99,27 @@ func (d *decoder) padding() error {
 	}
 }
 
-// fill decodes into buf[at:] as inflate.Reader.Fill does, inside one member. Where the member ends with its checksums right, it
-// clears d.open.
+// fill decodes into buf[at:] as inflate.Reader.Fill does, inside one member. Where the member ends it clears d.open: its checksums were
+// right, or where it is bare they are in crc and isize.
 func (d *decoder) fill(buf []byte, at int) (int, error) {
 	n, err := d.z.Fill(buf, at)
 	if err != io.EOF {
 		return n, d.located(err)
 	}
 	d.open = false
-	if d.resumed {
-		if err := d.skipTrailer(); err != nil {
+	if d.bare {
+		if err := d.readTrailer(); err != nil {
 			return 0, err
 		}
 	}
 	return n, nil
 }
 
-func (d *decoder) skipTrailer() error {
+func (d *decoder) readTrailer() error {
 	p, err := d.z.Peek(trailerLen)
 	switch {
 	case len(p) >= trailerLen:
+		d.crc, d.isize = binary.LittleEndian.Uint32(p), binary.LittleEndian.Uint32(p[4:])
 		return d.z.Discard(trailerLen)
 	case err == io.EOF:
 		return d.located(io.ErrUnexpectedEOF)
