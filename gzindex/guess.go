@@ -37,14 +37,11 @@ func GuessSize(ctx context.Context, file block.Device, t Trust) (size int64, how
 	if size, ok := gptSize(head(ctx, file)); ok && size&(isizeRange-1) == isize && size/maxRatio <= n {
 		return size, "ISIZE and GPT", true
 	}
-	if t < TrustISIZE || isize/maxRatio > n {
-		return 0, "", false
-	}
 	// DEFLATE data are hardly ever longer than what they hold: not so long that it would take another 4 GiB to explain it.
 	for isize < n-n>>4-leastFile {
 		isize += isizeRange
 	}
-	return isize, "ISIZE", true
+	return isize, "ISIZE", t >= TrustISIZE && isize/maxRatio <= n
 }
 
 const (

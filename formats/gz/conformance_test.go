@@ -9,7 +9,7 @@ import (
 	"github.com/imgtool/imgtool/formats"
 )
 
-func TestForwardConformance(t *testing.T) {
+func TestForeignConformance(t *testing.T) {
 	want := text(8, 100777)
 	file := append(member(t, want[:70000], 0), member(t, want[70000:], 0)...)
 	blocktest.Run(t, blocktest.Config{

@@ -1,7 +1,7 @@
 // Package gz is the gzip format (RFC 1952) around a disk image.
 //
 // Files that imgtool wrote hold an index and are read at random and in parallel; see package gzipmod. Foreign files have none: as a stream they
-// are decoded once, front to back; as a device they are decoded forward from the last place at which that is possible.
+// are decoded once, front to back; as a device they are read by an index that is made on the way, or kept beside them; see package gzindex.
 package gz
 
 import (
@@ -12,6 +12,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/gzindex"
 	"github.com/imgtool/imgtool/gzipmod"
 	"github.com/imgtool/imgtool/gzipmod/mark"
 	"github.com/imgtool/imgtool/segment"
@@ -32,6 +33,7 @@ func Driver() formats.Driver {
 		Aliases:    []string{"gzip"},
 		Doc:        "gzip; what imgtool writes is one member with an index in its header, readable at random",
 		Transport:  true,
+		Indexes:    true,
 		Extensions: []string{".gz"},
 		Probe:      probe,
 		Open:       open,
@@ -79,10 +81,8 @@ func open(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.D
 		return nil, block.WithHint(errors.Join(block.ErrReadOnly, err), "imgtool mod make makes a modifiable image")
 	case !errors.Is(err, gzipmod.ErrIncomplete) && !errors.Is(err, gzipmod.ErrNoIndex):
 		return nil, err
-	case o.Sequential:
-		return nil, errors.ErrUnsupported
 	}
-	return openForward(ctx, dev, o)
+	return openForeign(ctx, dev, o)
 }
 
 // MarkOf returns where the mark of unfinished changes to the image in dev is kept, or nil where dev is not a local file. A disk has none
@@ -103,7 +103,11 @@ func decode(_ context.Context, r io.Reader, o formats.OpenOptions) (block.Stream
 	if _, err := formats.ParseOptions[any](nil, o.Values); err != nil {
 		return nil, err
 	}
-	return &stream{d: newDecoder(r, 0), buf: make([]byte, 256<<10)}, nil
+	if o.IndexFile == nil || hasIndex(o.IndexFile) {
+		return newStream(r, o.Memory, gzindex.ScanOptions{}, nil), nil
+	}
+	index := gzindex.ScanOptions{Index: true, Limit: o.Memory / 4}
+	return newStream(r, o.Memory, index, func(x *gzindex.Index) error { return saveIndex(o.IndexFile, x) }), nil
 }
 
 func planStream(ctx context.Context, src block.Stream, o formats.CreateOptions) (*segment.Plan, error) {

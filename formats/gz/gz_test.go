@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/gzipmod"
 	"github.com/imgtool/imgtool/internal/peers"
 	"github.com/imgtool/imgtool/segment"
 )
@@ -100,7 +101,8 @@ func decodeAll(p []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readStream(s)
+	got, err := readStream(s)
+	return got, errors.Join(err, s.Close())
 }
 
 func openAll(t testing.TB, p []byte) ([]byte, error) {
@@ -109,7 +111,7 @@ func openAll(t testing.TB, p []byte) ([]byte, error) {
 		return nil, err
 	}
 	q := make([]byte, d.Size())
-	return q, d.Read(ctx, q, 0)
+	return q, errors.Join(d.Read(ctx, q, 0), d.Close())
 }
 
 func TestMembersAndHeaderFields(t *testing.T) {
@@ -166,8 +168,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestForward reads a foreign file at random, with a cache that is far too small, so that it decodes again and again.
-func TestForward(t *testing.T) {
+// TestForeign reads a foreign file at random, with a cache that is far too small, so that it decodes again and again.
+func TestForeign(t *testing.T) {
 	want := text(3, 9<<20+12345)
 	for name, file := range map[string][]byte{
 		"one member":   member(t, want, 0),
@@ -213,7 +215,7 @@ func TestPlanIsReadBack(t *testing.T) {
 	check(t, err)
 	d, err := open(ctx, file, formats.OpenOptions{})
 	check(t, err)
-	if _, isForward := d.(*forward); isForward {
+	if _, ours := d.(*gzipmod.Device); !ours {
 		t.Fatal("our own file is read as a foreign one")
 	}
 	got := make([]byte, d.Size())
