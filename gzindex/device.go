@@ -16,9 +16,9 @@ type Options struct {
 	// TrustIndex makes Extents show the zeros of the given index before the spans that they lie in were checked. An index that lies could hide
 	// content so.
 	TrustIndex bool
-	// Trust makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
+	// TrustSize makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
 	// read that reaches the last byte fails where the image turns out to be of another size.
-	Trust Trust
+	TrustSize bool
 	// Memory is how many bytes cache, index and decoders may take; 0 means 128 MiB, and less than 8 MiB means 8 MiB. An index that is
 	// given does not count.
 	Memory int64
@@ -77,41 +77,39 @@ func Open(ctx context.Context, file block.Device, o Options) (*Device, error) {
 }
 
 // learn finds an index, or begins one.
-func (d *Device) learn(ctx context.Context, o Options) error {
-	var err error
+func (d *Device) learn(ctx context.Context, o Options) (err error) {
+	scan := ScanOptions{Index: true, Limit: min(o.Memory/4, DefaultLimit)}
 	switch {
 	case o.Index == nil:
+		d.index, err = indexInside(ctx, d.file, scan, o)
 	case !o.Index.Complete():
-		return errIncomplete
+		err = errIncomplete
 	default:
-		if err := o.Index.Matches(ctx, d.file); err != nil {
-			return err
-		}
+		err = o.Index.Matches(ctx, d.file)
 	}
-	if d.index != nil {
-		d.size = d.index.Size()
-		return nil
+	if err != nil {
+		return err
 	}
-	scan := ScanOptions{Index: true, Limit: min(o.Memory/4, DefaultLimit)}
-	if o.Trust != TrustNone {
-		if size, how, ok := GuessSize(ctx, d.file, o.Trust); ok {
-			d.info.Probable = true
-			d.size = size
+	if d.index == nil && o.TrustSize {
+		if size, how, ok := GuessSize(ctx, d.file); ok {
+			d.size, d.info.Probable = size, true
 			d.front = newFrontier(d, scan, how)
 			d.index = d.front.s.Index()
 			return nil
 		}
 	}
-	d.index, err = scanAll(ctx, d.file, scan, o.Progress)
-	if err == nil {
-		d.size = d.index.Size()
+	if d.index == nil {
+		if d.index, err = scanAll(ctx, d.file, scan, o.Progress); err != nil {
+			return err
+		}
 	}
-	return err
+	d.size = d.index.Size()
+	return nil
 }
 
 var errIncomplete = errors.New("gzindex: the index is not complete")
 
-// scanAll reads all of file.
+// scanAll reads all of file, and tells progress how many bytes were taken.
 func scanAll(ctx context.Context, file block.Device, o ScanOptions, progress func(int64)) (*Index, error) {
 	s := NewScanner(&input{ctx: ctx, file: file, soft: file.Size()}, o)
 	buf := make([]byte, windowLen+blockLen+Slop)

@@ -182,7 +182,7 @@ func TestConformance(t *testing.T) {
 			return Open(ctx, fileOf(t, file), Options{Index: index(t, file, ScanOptions{Span: 64 << 10}), Memory: 8 << 20})
 		}},
 		{"frontier", func(*testing.T) (*Device, error) {
-			return Open(ctx, fileOf(t, member(t, want, 6)), Options{Trust: TrustISIZE})
+			return Open(ctx, fileOf(t, member(t, want, 6)), Options{TrustSize: true})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,25 +12,16 @@ import (
 // maxRatio is how many bytes a byte of DEFLATE data makes at most: two bits make 258.
 const maxRatio = 1032
 
-// Trust says which sizes are believed before the whole file was read.
-type Trust uint8
-
-const (
-	// TrustNone: none.
-	TrustNone Trust = iota
-	// TrustAgreed: that of a GPT of which the backup lies at the end of the disk, where ISIZE agrees with it.
-	TrustAgreed
-	// TrustISIZE: else that of ISIZE, which is the size modulo 2^32 of the last member. It is the size of the image where there is one member,
-	// as there nearly always is, and the image is shorter than 4 GiB; of a longer one it is the least that the length of the file allows.
-	TrustISIZE
-)
-
 // GuessSize returns the probable size of the image in a gzip file, in bytes, from its first sectors and its last four bytes, and how it is
-// known, for messages. Not ok means that nothing that t allows tells.
-func GuessSize(ctx context.Context, file block.Device, t Trust) (size int64, how string, ok bool) {
+// known, for messages. Not ok means that there is no telling without reading all of the file.
+//
+// ISIZE is the size modulo 2^32 of the last member, so of the whole image where there is one member, as there nearly always is. Among the
+// sizes that fit it, that of a disk at the end of which the backup of the image's GPT lies is taken where it is one, else the least that the
+// length of the file allows. An image that has been grown by a multiple of 4 GiB is guessed wrongly.
+func GuessSize(ctx context.Context, file block.Device) (size int64, how string, ok bool) {
 	n := file.Size()
 	tail := make([]byte, 4)
-	if t == TrustNone || n < leastFile || file.Read(ctx, tail, n-4) != nil {
+	if n < leastFile || file.Read(ctx, tail, n-4) != nil {
 		return 0, "", false
 	}
 	isize := int64(binary.LittleEndian.Uint32(tail))
@@ -41,7 +32,7 @@ func GuessSize(ctx context.Context, file block.Device, t Trust) (size int64, how
 	for isize < n-n>>4-leastFile {
 		isize += isizeRange
 	}
-	return isize, "ISIZE", t >= TrustISIZE && isize/maxRatio <= n
+	return isize, "ISIZE", isize/maxRatio <= n
 }
 
 const (

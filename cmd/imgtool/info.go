@@ -58,15 +58,13 @@ type partsInfo struct {
 }
 
 func newInfo(a *app) *cobra.Command {
-	var from reading
+	from := reading{glance: true}
 	c := &cobra.Command{
 		Use:   "info [flags] IMAGE",
 		Short: "Show what an image is",
 		Args:  exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			o := a.openOptions(from)
-			o.Glance = true // a foreign gzip would be decoded to its end, only to learn its size
-			img, err := chain.Open(c.Context(), args[0], o)
+			img, err := chain.Open(c.Context(), args[0], a.openOptions(from))
 			if err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 type reading struct {
 	format string // "" to find out
 	index  string // file that holds the index, or will; "" for none
+	glance bool   // the command looks at little of it: its size may be a guess
 }
 
 // flags adds the flags of r to a command.

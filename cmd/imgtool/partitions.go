@@ -41,7 +41,7 @@ type partitionInfo struct {
 }
 
 func newPartitions(a *app) *cobra.Command {
-	var from reading
+	from := reading{glance: true}
 	c := &cobra.Command{
 		Use:   "partitions [flags] IMAGE",
 		Short: "List the partitions of a disk, and what is in them",

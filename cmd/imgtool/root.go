@@ -166,7 +166,7 @@ func (a *app) registry() formats.Registry { return all.Drivers() }
 
 // openOptions returns how images are opened. A quarter of the memory is for the caches of a layer.
 func (a *app) openOptions(r reading) chain.Options {
-	o := chain.Options{Registry: a.registry(), Format: r.format, IndexFile: r.index, Log: a.log(), Gate: formats.DirGate, Memory: int64(a.memory) / 4, Stdin: a.stdin}
+	o := chain.Options{Registry: a.registry(), Format: r.format, IndexFile: r.index, Glance: r.glance, Log: a.log(), Gate: formats.DirGate, Memory: int64(a.memory) / 4, Stdin: a.stdin}
 	if a.allow {
 		o.Gate = formats.AllowAll
 	}

@@ -3,7 +3,6 @@ package gz
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 
@@ -14,16 +13,15 @@ import (
 
 // openForeign opens a file that has no index of ours inside. Where there is one beside it, it is used; else reading the file once makes one.
 func openForeign(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.Device, error) {
-	opts := gzindex.Options{Memory: o.Memory, Workers: o.Workers, TrustIndex: true, Trust: gzindex.TrustAgreed}
+	// Who copies everything is promised that the checksums were right; whose map is asked for an index is believed.
+	opts := gzindex.Options{Memory: o.Memory, Workers: o.Workers, TrustIndex: !o.Sequential}
 	if o.IndexFile != nil {
 		d, err := openIndexed(ctx, dev, o.IndexFile, opts)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return d, err
 		}
-		opts.Trust = gzindex.TrustNone // an index is wanted, which takes the whole file
-	} else if o.Glance {
-		opts.Trust = gzindex.TrustISIZE
 	}
+	opts.TrustSize = o.Glance && o.IndexFile == nil // an index takes the whole file in any case
 	if o.Sequential {
 		return nil, errors.ErrUnsupported
 	}
@@ -47,7 +45,7 @@ func openIndexed(ctx context.Context, dev block.Device, file formats.IndexFile, 
 	}
 	opts.Index, err = gzindex.ReadIndex(r, r.Size())
 	if errors.Is(err, block.ErrNotFormat) {
-		err = fmt.Errorf("it holds something else than the index of a gzip file: %w", err)
+		err = errors.New("it holds something else than the index of a gzip file") // ErrNotFormat would be said of the image
 	}
 	if err == nil {
 		err = opts.Index.Matches(ctx, dev)
