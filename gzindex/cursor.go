@@ -60,6 +60,7 @@ func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span
 	c.in = input{ctx: ctx, file: file, off: sp.bit / 8, soft: min(sp.bitEnd/8+smallRead, file.Size())}
 	if sp.kind == atMember {
 		c.d.start(&c.in, sp.bit/8, sp.summed)
+		c.d.z.StopAtMarks(sp.flushed())
 		return nil
 	}
 	lens, window, err := c.unpack.unpack(&sp.state, x.source)
@@ -69,6 +70,7 @@ func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span
 	c.past = append(c.past, window...)
 	err = c.d.resume(&c.in, inflate.Point{In: sp.bit, Out: int64(len(window)), Stored: int(sp.state.left), Final: sp.final,
 		Block: sp.kind.block(), NLit: int(sp.state.nlit), Lens: lens})
+	c.d.z.StopAtMarks(sp.flushed())
 	return sp.blame(err)
 }
 
@@ -123,7 +125,7 @@ func (c *cursor) check() error {
 	if c.sp.summed && c.crc != c.sp.crc {
 		return c.sp.blame(errSum)
 	}
-	if !c.sp.exact && c.sp.summed {
+	if !c.sp.exact && !c.sp.flushed() {
 		return nil
 	}
 	// No byte more may come before the place where the next span begins.
@@ -132,8 +134,6 @@ func (c *cursor) check() error {
 	}
 	buf := make([]byte, len(c.past)+Slop+1)
 	copy(buf, c.past)
-	c.d.z.StopAtMarks(true)
-	defer c.d.z.StopAtMarks(false)
 	for {
 		if done, err := c.arrived(); done || err != nil {
 			return c.sp.blame(err)
@@ -155,7 +155,7 @@ func (c *cursor) arrived() (bool, error) {
 		if at > c.sp.bitEnd {
 			return false, errPlace
 		}
-		return at == c.sp.bitEnd && !c.sp.exact, nil
+		return at == c.sp.bitEnd && c.sp.flushed(), nil
 	}
 	err := c.d.padding()
 	if err != nil && err != io.EOF {

@@ -46,22 +46,26 @@ func identify(head, tail []byte) (sum [identityLen]byte) {
 	return sum
 }
 
+// identityOf returns by what a file is known again.
+func identityOf(ctx context.Context, file block.Device) (sum [identityLen]byte, err error) {
+	edge := min(edgeLen, file.Size())
+	head, tail := make([]byte, edge), make([]byte, edge)
+	if err := file.Read(ctx, head, 0); err != nil {
+		return sum, err
+	}
+	err = file.Read(ctx, tail, file.Size()-edge)
+	return identify(head, tail), err
+}
+
 // Matches returns nil where the index is of this file, as far as its length and its first and last 64 KiB tell; else a *block.CorruptError, or
 // the error of reading.
 func (x *Index) Matches(ctx context.Context, file block.Device) error {
 	if n := file.Size(); n != x.fileSize {
 		return block.Corrupt(format, "file", -1, "the index is of another file: that has %d bytes, this one %d", x.fileSize, n)
 	}
-	edge := min(edgeLen, x.fileSize)
-	head, tail := make([]byte, edge), make([]byte, edge)
-	if err := file.Read(ctx, head, 0); err != nil {
-		return err
+	identity, err := identityOf(ctx, file)
+	if err == nil && identity != x.identity {
+		err = block.Corrupt(format, "file", -1, "the index is of another file of the same length, or this one has been changed")
 	}
-	if err := file.Read(ctx, tail, x.fileSize-edge); err != nil {
-		return err
-	}
-	if identify(head, tail) != x.identity {
-		return block.Corrupt(format, "file", -1, "the index is of another file of the same length, or this one has been changed")
-	}
-	return nil
+	return err
 }

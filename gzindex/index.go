@@ -73,6 +73,9 @@ type span struct {
 	table  string // see Index
 }
 
+// flushed reports whether the span must end at a flush mark, for want of anything else to check it by.
+func (sp *span) flushed() bool { return !sp.exact && !sp.summed }
+
 // Size returns the size of the image in bytes; before the index is complete, of what has been scanned of it.
 func (x *Index) Size() int64 {
 	x.mu.RLock()
