@@ -8,8 +8,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
-
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/compress/inflate"
@@ -20,7 +18,7 @@ const chunkEnd = "\x00\x00\xff\xff"
 
 // packer compresses chunks. It is used by one goroutine at a time.
 type packer struct {
-	w     *flate.Writer
+	e     *deflate.Encoder
 	plain []byte // for what is read from the image
 }
 
@@ -33,22 +31,16 @@ func (k *packer) room(n int) []byte {
 }
 
 func newPacker(level int) (*packer, error) {
-	w, err := flate.NewWriter(io.Discard, level)
-	return &packer{w: w}, err
+	e, err := deflate.NewEncoder(deflate.Options{Level: level})
+	return &packer{e: e}, err
 }
 
 // pack appends the DEFLATE form of p to buf. It refers to nothing before it, and is not final.
-func (k *packer) pack(buf, p []byte) ([]byte, error) {
+func (k *packer) pack(buf, p []byte) []byte {
 	if block.IsZero(p) {
-		return deflate.AppendZeros(buf, int64(len(p))), nil
+		return deflate.AppendZeros(buf, int64(len(p)))
 	}
-	out := bytes.NewBuffer(buf)
-	k.w.Reset(out)
-	if _, err := k.w.Write(p); err != nil {
-		return buf, err
-	}
-	err := k.w.Flush()
-	return out.Bytes(), err
+	return k.e.Append(buf, p, deflate.Sync)
 }
 
 // unpacker decompresses chunks. It is used by one goroutine at a time.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/partition"
 )
 
@@ -26,8 +27,8 @@ type Options struct {
 	ModTime time.Time
 }
 
-// DefaultLevel compresses about as well as gzip -6, in a quarter of the time.
-const DefaultLevel = 6
+// DefaultLevel compresses as well as gzip -6, in a quarter of the time.
+const DefaultLevel = deflate.DefaultLevel
 
 // minHole is the shortest run of zeros that becomes a region of its own; it grows where there are too many for the index.
 const minHole = 64 << 10

@@ -197,7 +197,7 @@ func (w *streamWriter) endChunk() error {
 			}
 			defer w.packers.Put(pk)
 			c.CRC = crc32.ChecksumIEEE(data[:n])
-			return pk.pack(buf, data[:n])
+			return pk.pack(buf, data[:n]), nil
 		},
 		Placed: func(_, fileLen int64) { c.FileLen = uint32(fileLen) },
 	}, nil) {

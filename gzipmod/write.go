@@ -51,8 +51,8 @@ func (o Options) level() (int, error) {
 	if o.Level == 0 {
 		return DefaultLevel, nil
 	}
-	if o.Level < 1 || o.Level > 9 {
-		return 0, fmt.Errorf("compression level %d is not in 1 to 9", o.Level)
+	if o.Level < deflate.MinLevel || o.Level > deflate.MaxLevel {
+		return 0, fmt.Errorf("compression level %d is not in %d to %d", o.Level, deflate.MinLevel, deflate.MaxLevel)
 	}
 	return o.Level, nil
 }
@@ -123,7 +123,7 @@ func (w *fileWriter) chunk(r Region, sum *uint32, k int) segment.Segment {
 				return nil, err
 			}
 			c.CRC = crc32.ChecksumIEEE(p)
-			return pk.pack(buf, p)
+			return pk.pack(buf, p), nil
 		},
 		Placed: func(_, fileLen int64) {
 			c.FileLen = uint32(fileLen)
