@@ -19,6 +19,8 @@ type Options struct {
 	// TrustSize makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
 	// read that reaches the last byte fails where the image turns out to be of another size.
 	TrustSize bool
+	// NoScan makes Open return errors.ErrUnsupported rather than read all of the file.
+	NoScan bool
 	// Memory is how many bytes cache, index and decoders may take; 0 means 128 MiB, and less than 8 MiB means 8 MiB. An index that is
 	// given does not count.
 	Memory int64
@@ -97,6 +99,9 @@ func (d *Device) learn(ctx context.Context, o Options) (err error) {
 			d.index = d.front.s.Index()
 			return nil
 		}
+	}
+	if d.index == nil && o.NoScan {
+		return errors.ErrUnsupported
 	}
 	if d.index == nil {
 		if d.index, err = scanAll(ctx, d.file, scan, o.Progress); err != nil {

@@ -18,7 +18,7 @@ const tableSpan = 256 << 10
 func indexInside(ctx context.Context, file block.Device, scan ScanOptions, o Options) (*Index, error) {
 	t, err := tables.Read(ctx, file, tables.Options{Span: tableSpan, Places: int(scan.Limit / pointSize)})
 	switch {
-	case err != nil || t == nil:
+	case err != nil || t == nil, t.Size < 0 && o.NoScan:
 		return nil, err
 	case t.Size < 0:
 		return scanParts(ctx, file, t.Places, scan, o)
