@@ -17,46 +17,34 @@ const (
 	maxStored    = 65535 // in one stored block, bytes
 )
 
-// histogram counts the symbols of a block.
-type histogram struct {
-	literal [literalSymbols]uint32 // literals, endOfBlock, lengths
-	dist    [distSymbols]uint32
-}
+// histogram counts the symbols of a block: of the literal/length alphabet first, from firstDist on of the distance alphabet.
+type histogram [symbols]uint32
 
-// count adds what the tokens hold, whose literals are taken from src, and returns how many bytes of it they cover.
-func (h *histogram) count(src []byte, tokens []token) int {
-	at := 0
-	var odd [256]uint32 // a second table, because counting the same byte twice in a row has to wait for memory
+const (
+	firstDist = literalSymbols
+	symbols   = literalSymbols + distSymbols
+)
+
+// count adds what the tokens hold, whose literals are taken from src.
+func (h *histogram) count(src []byte, tokens []token) {
 	for _, t := range tokens {
-		run := src[at : at+t.literals()]
-		at += len(run)
-		for len(run) >= 2 {
-			h.literal[run[0]]++
-			odd[run[1]]++
-			run = run[2:]
-		}
-		if len(run) > 0 {
-			h.literal[run[0]]++
+		n := t.literals()
+		for _, b := range src[:n] {
+			h[b]++
 		}
 		if s := t.symbol(); s < distSymbols {
 			l := t.lengthIndex()
-			h.literal[firstLength+int(lengths[l].symbol)]++
-			h.dist[s]++
-			at += int(l) + minMatch
+			h[firstLength+uint(lengths[l].symbol)]++
+			h[firstDist+s]++
+			n += int(l) + minMatch
 		}
+		src = src[n:]
 	}
-	for b, n := range odd {
-		h.literal[b] += n
-	}
-	return at
 }
 
 func (h *histogram) add(o *histogram) {
-	for s, n := range &o.literal {
-		h.literal[s] += n
-	}
-	for s, n := range &o.dist {
-		h.dist[s] += n
+	for s, n := range o {
+		h[s] += n
 	}
 }
 
@@ -64,10 +52,10 @@ func (h *histogram) add(o *histogram) {
 func (h *histogram) extraBits() int {
 	n := 0
 	for s := 8; s < 28; s++ { // lengths; 258 has none
-		n += int(h.literal[firstLength+s]) * (s/4 - 1)
+		n += int(h[firstLength+s]) * (s/4 - 1)
 	}
 	for s := 4; s < distSymbols; s++ {
-		n += int(h.dist[s]) * int(distExtraBits(s))
+		n += int(h[firstDist+s]) * int(distExtraBits(s))
 	}
 	return n
 }
@@ -81,10 +69,10 @@ type codeLens struct {
 // size returns the bits that the block's symbols take, without their extra bits.
 func (l *codeLens) size(h *histogram) int {
 	n := 0
-	for s, f := range &h.literal {
+	for s, f := range h[:firstDist] {
 		n += int(f) * int(l.literal[s])
 	}
-	for s, f := range &h.dist {
+	for s, f := range h[firstDist:] {
 		n += int(f) * int(l.dist[s])
 	}
 	return n
@@ -120,9 +108,9 @@ type blockWriter struct {
 // block writes src, of which tokens are the form and h the count of symbols, as one block of the type that takes the fewest bits.
 // src may be empty.
 func (w *blockWriter) block(src []byte, tokens []token, h *histogram, final bool) {
-	h.literal[endOfBlock] = 1
-	w.huffman.lengths(w.lens.literal[:literalSymbols], h.literal[:], maxCodeLen)
-	w.huffman.lengths(w.lens.dist[:distSymbols], h.dist[:], maxDistLen)
+	h[endOfBlock] = 1
+	w.huffman.lengths(w.lens.literal[:literalSymbols], h[:firstDist], maxCodeLen)
+	w.huffman.lengths(w.lens.dist[:distSymbols], h[firstDist:], maxDistLen)
 	w.header.make(&w.huffman, &w.lens)
 
 	extra := h.extraBits()

@@ -44,13 +44,13 @@ func (c *chains) insert(src []byte, p, end int) {
 	}
 }
 
-// add makes p, where the four bytes x are, known, and returns the last place with the same hash.
+// add makes p, where the four bytes x are, known, and returns the last place with the same hash, -1 where there is none.
 func (c *chains) add(x uint32, p int) int {
 	h := hash4(x)
-	last := int(c.head4[h])
-	c.head4[h] = int32(p)
-	c.head3[hash3(x)] = int32(p)
-	c.back[p%window] = uint16(min(p-last, 1<<16-1))
+	last := int(c.head4[h]) - 1
+	c.head4[h] = int32(p + 1)
+	c.head3[hash3(x)] = int32(p + 1)
+	c.back[uint(p)%window] = uint16(min(p-last, 1<<16-1))
 	return last
 }
 
@@ -59,34 +59,54 @@ func (c *chains) find(src []byte, p, least, depth int) (length, distance int) {
 	x := load32(src, p)
 	far := max(0, p-c.distance)
 	most := min(maxMatch, len(src)-p)
-	at3 := int(c.head3[hash3(x)])
+	at3 := int(c.head3[hash3(x)]) - 1
 	at := c.add(x, p)
 	best := max(least, minMatch)
 	if best >= most {
 		return 0, 0
 	}
-	tail := load32(src, p+best-3)
-	for ; depth > 0 && at >= far && at < p; depth-- {
-		if load32(src, at+best-3) == tail {
-			if n := matchLen(src, at, p, most); n > best {
-				best, length, distance = n, n, p-at
-				if n >= c.nice || n == most {
-					return length, distance
-				}
-				tail = load32(src, p+best-3)
+	for at >= far {
+		at, depth = c.follow(src, at, far, best-3, depth, load32(src, p+best-3))
+		if at < 0 {
+			break
+		}
+		if n := matchLen(src, at, p, most); n > best {
+			best, length, distance = n, n, p-at
+			if n >= c.nice || n == most {
+				return length, distance
 			}
 		}
-		at -= int(c.back[at%window])
+		depth--
+		if depth <= 0 {
+			break
+		}
+		at -= int(c.back[uint(at)%window])
 	}
-	if length == 0 && least < minMatch && at3 < p && p-at3 <= min(4096, c.distance) && (load32(src, at3)^x)<<8 == 0 {
+	if length == 0 && least < minMatch && at3 >= 0 && p-at3 <= min(4096, c.distance) && (load32(src, at3)^x)<<8 == 0 {
 		return minMatch, p - at3
 	}
 	return length, distance
 }
 
+// follow returns the first place of a chain, from at on, that has tail skip bytes behind it, and how many places may be tried from there on;
+// -1 where there is none.
+//
+//go:noinline
+func (c *chains) follow(src []byte, at, far, skip, depth int, tail uint32) (int, int) {
+	for load32(src, at+skip) != tail {
+		at -= int(c.back[uint(at)%window])
+		depth--
+		if depth <= 0 || at < far {
+			return -1, 0
+		}
+	}
+	return at, depth
+}
+
 // match appends the tokens of src[from:] to tokens.
 func (c *chains) match(tokens []token, src []byte, from int) []token {
 	p, start := from, from // start is that of the literals that wait
+	misses := 0
 	for end := len(src) - 8; p < end; {
 		if x := load64(src, p); x == bits.RotateLeft64(x, 8) {
 			if n := runLen(src, p); n >= longRun {
@@ -106,9 +126,14 @@ func (c *chains) match(tokens []token, src []byte, from int) []token {
 		}
 		length, distance := c.find(src, p, 0, c.depth)
 		if length == 0 {
-			p++
+			if misses++; misses < patience {
+				p++
+			} else {
+				p += min(misses/patience+1, maxStride)
+			}
 			continue
 		}
+		misses = max(0, misses-64*length)
 		// A better match one or two bytes on is worth the literals before it.
 		inserted := p + 1
 		for length < c.nice {
@@ -125,6 +150,10 @@ func (c *chains) match(tokens []token, src []byte, from int) []token {
 				break
 			}
 		}
+		for p > start && p > distance && src[p-1] == src[p-1-distance] && length < maxMatch {
+			p--
+			length++
+		}
 		tokens = appendMatch(tokens, p-start, length, distance)
 		p += length
 		c.insert(src, inserted, p)
@@ -135,3 +164,8 @@ func (c *chains) match(tokens []token, src []byte, from int) []token {
 
 // longRun is the shortest run of one byte that is not searched for anything better.
 const longRun = 64
+
+const (
+	patience  = 512
+	maxStride = 16
+)

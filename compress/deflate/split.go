@@ -3,9 +3,9 @@ package deflate
 import "math/bits"
 
 const (
-	maxSegments = 64   // into which a part is divided before those that are alike are joined
-	minSegment  = 4096 // of the source, bytes
-	headerCost  = 40   // bits that a block takes besides its symbols and the lengths of their codes
+	maxSegments = 512  // into which a part is divided before those that are alike are joined
+	minSegment  = 2048 // of the source, bytes
+	headerCost  = 60   // bits that a block takes besides its symbols and the lengths of their codes
 	lengthCost  = 4    // bits that a header takes for each symbol that occurs
 )
 
@@ -14,15 +14,14 @@ type segment struct {
 	tokens int // how many
 	bytes  int // of the source that they cover
 	histogram
-	cost   int64 // of a block of this segment alone, in units of 1/logUnit bit
-	joined int64 // what would be saved by joining it with the next
+	cost  int64 // of a block of this segment alone, in units of 1/logUnit bit
+	saved int64 // by joining it with the next
 }
 
 // blocks writes src, of which tokens are the form: cut into as many blocks as its statistics ask for.
 func (w *blockWriter) blocks(s *splitter, src []byte, tokens []token, final bool) {
 	segments := s.split(src, tokens)
-	for i := range segments {
-		g := segments[i]
+	for i, g := range segments {
 		w.block(src[:g.bytes], tokens[:g.tokens], &g.histogram, final && i == len(segments)-1)
 		src, tokens = src[g.bytes:], tokens[g.tokens:]
 	}
@@ -32,40 +31,39 @@ func (w *blockWriter) blocks(s *splitter, src []byte, tokens []token, final bool
 type splitter struct {
 	segments []*segment
 	pool     [maxSegments]segment
-	sum      histogram
 }
 
-// split divides the tokens into short segments, and joins neighbours for as long as that makes the whole smaller, those first that gain most.
+// split divides the tokens into short segments, and joins neighbours for as long as that makes the whole smaller. A segment is joined with
+// that of its neighbours with which more is saved, unless that one has a better choice.
 func (s *splitter) split(src []byte, tokens []token) []*segment {
 	s.divide(src, tokens)
 	g := s.segments
 	for i := range g[:len(g)-1] {
-		s.compare(g[i], g[i+1])
+		g[i].compare(g[i+1])
 	}
-	for len(g) > 1 {
-		most := 0
-		for i := range g[:len(g)-1] {
-			if g[i].joined > g[most].joined {
-				most = i
+	for before := 0; len(g) != before; {
+		before = len(g)
+		kept := g[:0]
+		for i := 0; i < len(g); i++ {
+			a := g[i]
+			last := i+1 == len(g)
+			if !last && a.saved > 0 && (len(kept) == 0 || a.saved >= kept[len(kept)-1].saved) && a.saved > g[i+1].saved {
+				i++
+				a.join(g[i])
+				if last = i+1 == len(g); !last {
+					a.compare(g[i+1])
+				}
+				if n := len(kept); n > 0 {
+					kept[n-1].compare(a)
+				}
 			}
+			if last {
+				a.saved = 0
+			}
+			kept = append(kept, a)
 		}
-		if g[most].joined <= 0 {
-			break
-		}
-		a, b := g[most], g[most+1]
-		a.cost += b.cost - a.joined
-		a.tokens += b.tokens
-		a.bytes += b.bytes
-		a.add(&b.histogram)
-		g = append(g[:most+1], g[most+2:]...)
-		if most+1 < len(g) {
-			s.compare(a, g[most+1])
-		}
-		if most > 0 {
-			s.compare(g[most-1], a)
-		}
+		g = kept
 	}
-	s.segments = g
 	return g
 }
 
@@ -83,7 +81,8 @@ func (s *splitter) divide(src []byte, tokens []token) {
 		}
 		g.histogram = histogram{}
 		g.count(src[:g.bytes], tokens[:g.tokens])
-		g.cost = g.estimate()
+		g.cost = sumCost(&g.histogram, &histogram{})
+		g.saved = 0
 		s.segments = append(s.segments, g)
 		src, tokens = src[g.bytes:], tokens[g.tokens:]
 		if len(tokens) == 0 {
@@ -92,34 +91,44 @@ func (s *splitter) divide(src []byte, tokens []token) {
 	}
 }
 
-// compare sets a.joined to what is saved by joining a with b, which follows it.
-func (s *splitter) compare(a, b *segment) {
-	s.sum = a.histogram
-	s.sum.add(&b.histogram)
-	a.joined = a.cost + b.cost - s.sum.estimate()
+// join adds b, which follows g, to it.
+func (g *segment) join(b *segment) {
+	g.cost += b.cost - g.saved
+	g.tokens += b.tokens
+	g.bytes += b.bytes
+	g.add(&b.histogram)
 }
 
-// estimate returns about what a block of these symbols takes, without extra bits, in units of 1/logUnit bit.
-func (h *histogram) estimate() int64 {
-	n, used := entropy(h.literal[:])
-	m, more := entropy(h.dist[:])
-	return n + m + int64(headerCost+lengthCost*(used+more))*logUnit
+// compare sets g.saved to what is saved by joining g with b, which follows it.
+func (g *segment) compare(b *segment) {
+	g.saved = g.cost + b.cost - sumCost(&g.histogram, &b.histogram)
 }
 
-// entropy returns the bits that the symbols carry by Shannon's measure, in units of 1/logUnit bit, and how many of them occur.
-func entropy(freq []uint32) (cost int64, used int) {
-	total := uint32(0)
-	for _, f := range freq {
-		if f > 0 {
-			total += f
-			used++
-			cost -= int64(f) * log2(f)
+// sumCost returns about what a block of the symbols of both takes by Shannon's measure, without extra bits, in units of 1/logUnit bit.
+func sumCost(a, b *histogram) int64 {
+	bits, used := entropy(a[:firstDist], b[:firstDist])
+	more, dists := entropy(a[firstDist:], b[firstDist:])
+	return bits + more + int64(headerCost+lengthCost*(used+dists))*logUnit
+}
+
+// entropy returns the bits that the symbols of both carry, in units of 1/logUnit bit, and how many of them occur.
+func entropy(a, b []uint32) (bits int64, used int) {
+	total, unused := uint32(0), 0
+	b = b[:len(a)]
+	for i, f := range a {
+		f += b[i]
+		total += f
+		if f < uint32(len(nlogs)) {
+			bits -= int64(nlogs[f])
+			unused += int((f - 1) >> 31)
+		} else {
+			bits -= int64(f) * log2(f)
 		}
 	}
 	if total > 0 {
-		cost += int64(total) * log2(total)
+		bits += int64(total) * log2(total)
 	}
-	return cost, used
+	return bits, len(a) - unused
 }
 
 const (
@@ -146,5 +155,13 @@ var logs = func() (t [1 << mantissaBits]uint16) {
 		}
 	}
 	t[0] = 0
+	return t
+}()
+
+// nlogs holds n*log2(n) for small n, in units of 1/logUnit.
+var nlogs = func() (t [1 << 9]uint32) {
+	for n := 1; n < len(t); n++ {
+		t[n] = uint32(n) * uint32(log2(uint32(n)))
+	}
 	return t
 }()
