@@ -5,13 +5,13 @@ var lensOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2,
 
 // header reads the header of a block and makes the core ready for what it holds.
 func (c *core) header() error {
+	c.begin = c.bitOffset()
 	if err := c.need(3); err != nil {
 		return err
 	}
-	begin := c.bitOffset()
 	kind := c.bits >> 1 & 3
 	if kind == 3 {
-		return c.damageAt(begin, partBlock, errBlockType)
+		return c.damage(partBlock, errBlockType)
 	}
 	final := c.bits&1 != 0
 	c.drop(3)

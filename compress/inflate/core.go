@@ -19,6 +19,7 @@ type core struct {
 	low  int // out[low:op] may be referred to
 	stop int // run returns where op is higher: see there
 
+	begin  int64 // bit of the input at which the last header of a block began
 	block  BlockType
 	final  bool // BFINAL of the block
 	stored int  // bytes that are left of a stored block
@@ -34,6 +35,8 @@ type core struct {
 	src io.Reader // yields the input after in; nil: there is none
 	off int64     // of in[0] in the input
 	err error     // why src yields no more
+
+	portable bool // use fastGo, whatever the processor can do
 
 	own  tables
 	pre  [preSize]uint32
@@ -131,12 +134,13 @@ func (c *core) more() error {
 		return c.err
 	}
 	c.unread()
-	if c.ip > 0 {
-		n := copy(c.in[:cap(c.in)], c.in[c.ip:])
-		c.in = c.in[:n]
-		c.off += int64(c.ip)
-		c.ip = 0
+	keep := c.ip
+	if c.count() > 0 {
+		keep-- // the byte of which these bits are left
 	}
+	c.in = c.in[:copy(c.in, c.in[keep:])]
+	c.ip -= keep
+	c.off += int64(keep)
 	have := len(c.in)
 	for range 100 {
 		n, err := c.src.Read(c.in[have:cap(c.in)])

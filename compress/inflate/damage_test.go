@@ -158,6 +158,21 @@ func outcomes(t testing.TB, src []byte, f Framing) outcome {
 	}
 
 	var d Decoder
+	decoded(t, &d, src, f, first, taken)
+	d.c.portable = true
+	decoded(t, &d, src, f, first, taken)
+	z.c.portable = true
+	defer func() { z.c.portable = false }()
+	out, err = readWith(z, bytes.NewReader(src), f)
+	if o := result(out, err); !o.equal(first) || z.InputOffset() != taken {
+		t.Fatalf("portable: %v, %d bytes; else: %v, %d bytes", o, z.InputOffset(), first, taken)
+	}
+	return first
+}
+
+// decoded fails where d comes to something else than first, which a Reader came to.
+func decoded(t testing.TB, d *Decoder, src []byte, f Framing, first outcome, taken int64) {
+	t.Helper()
 	const guard = 7
 	dst := bytes.Repeat([]byte{guard}, len(first.out)+2*Slop)
 	exact := dst[:len(first.out)]
@@ -179,7 +194,6 @@ func outcomes(t testing.TB, src []byte, f Framing) outcome {
 			t.Fatalf("Decode with room: %v; Read: %v", err, first)
 		}
 	}
-	return first
 }
 
 // pieces yields 1, 2, 3, ... bytes at a time.

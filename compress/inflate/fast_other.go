@@ -1,3 +1,5 @@
+//go:build !amd64 || purego
+
 package inflate
 
 // fast is the loop for where there is plenty of input and output.

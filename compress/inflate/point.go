@@ -25,16 +25,18 @@ var (
 )
 
 // Point returns where the Reader stands: at the end of all that it has decoded, some of which Read may not have passed on yet. It is valid
-// after Begin, and after each call of Fill, Next and Read that has not met damage; behind the end of the stream it is where the trailer begins.
+// after Begin, and after Fill, Next and Read have returned. Behind the end of the stream it is where its data ends, before the trailer, and
+// where the stream is damaged it is before the block header or symbol that is not good.
 func (z *Reader) Point() Point {
 	c := &z.c
 	p := Point{In: c.bitOffset(), Out: z.out, Final: c.final, Block: c.block}
-	switch {
-	case z.phase == phaseEnd:
-		p.In = z.end
-	case c.block == Stored:
+	if z.err != nil {
+		p.In = z.stood
+	}
+	switch c.block {
+	case Stored:
 		p.Stored = c.stored
-	case c.block == Dynamic:
+	case Dynamic:
 		p.NLit = c.nlit
 		p.Lens = bytes.Clone(c.lens[:c.nlit+c.ndist])
 	}

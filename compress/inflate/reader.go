@@ -22,8 +22,8 @@ type Reader struct {
 	phase phase
 	sum   uint32 // of the output since Begin
 	out   int64  // OutputOffset
-	end   int64  // bit after the data of the stream that has ended
 	err   error  // what Fill, Next and Read return from now on
+	stood int64  // if so, the bit up to which data was decoded
 	trace int64  // OutputOffset at which Trace was called
 
 	buf    []byte // of Next: buf[:at] was decoded
@@ -135,8 +135,11 @@ func (z *Reader) fill(buf []byte, at int, eager bool) (int, error) {
 	if z.f != Raw {
 		z.sum = z.f.sum(z.sum, buf[at:at+n])
 	}
+	z.stood = c.bitOffset()
+	if err != nil && c.block == Between {
+		z.stood = c.begin // parts of the header were taken
+	}
 	if err == nil && stop == stopEnd {
-		z.end = c.bitOffset()
 		if err = c.trailer(z.f, z.sum, z.out); err == nil {
 			z.phase, err = phaseEnd, io.EOF
 		}

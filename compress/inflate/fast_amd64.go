@@ -1,0 +1,43 @@
+//go:build !purego
+
+package inflate
+
+import "golang.org/x/sys/cpu"
+
+// hasBMI2 says whether fastBMI2 can run: it also needs SSSE3, which every processor with BMI2 has.
+var hasBMI2 = cpu.X86.HasBMI2 && cpu.X86.HasSSSE3
+
+// nearTable serves matches with distances below 16.
+type nearTable struct {
+	spread [16][16]uint8 // spread[d] shuffles 16 bytes so that the first d repeat
+	stride [16]uint64    // stride[d] is the largest multiple of d up to 16
+}
+
+var near = func() (t nearTable) {
+	for d := 1; d < 16; d++ {
+		for i := range 16 {
+			t.spread[d][i] = uint8(i % d)
+		}
+		t.stride[d] = uint64(16 - 16%d)
+	}
+	return t
+}()
+
+// fastBMI2 does what fastGo does, but leaves bits as they were: only ip, n and op are right.
+//
+//go:noescape
+func fastBMI2(c *core, near *nearTable)
+
+// fast is the loop for where there is plenty of input and output.
+func fast(c *core) {
+	if !hasBMI2 || c.portable {
+		fastGo(c)
+		return
+	}
+	fastBMI2(c, &near)
+	at := c.ip*8 - c.count()
+	c.ip = at / 8
+	c.bits, c.n = 0, 0
+	c.top()
+	c.drop(at % 8)
+}
