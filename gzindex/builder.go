@@ -41,7 +41,7 @@ type sum struct {
 func (s sum) append(t sum) sum { return sum{crcmath.Combine(s.crc, t.crc, t.n), s.n + t.n} }
 
 func newBuilder(o ScanOptions) *builder {
-	b := &builder{ix: &Index{}, span: o.Span, limit: o.Limit}
+	b := &builder{ix: &Index{}, span: o.Span, limit: o.Limit, pack: newPacker()}
 	if b.span == 0 {
 		b.span = DefaultSpan
 	}
@@ -192,7 +192,7 @@ func (b *builder) settle() {
 	last := &x.points[len(x.points)-1]
 	st := last.state
 	st.window = b.mask()
-	st.packed = b.pack.pack(b.lens, b.window[len(b.window)-int(st.window):])
+	b.pack.pack(&st, b.lens, b.window[len(b.window)-int(st.window):])
 	x.mu.Lock()
 	last.state = st
 	x.mu.Unlock()
@@ -201,14 +201,21 @@ func (b *builder) settle() {
 
 // mask zeroes the bytes of the window that nothing refers to, and returns how many bytes of its end are needed.
 func (b *builder) mask() uint16 {
-	need := 0
-	w := b.window
-	for i, seen := range b.seen[:len(w)] {
-		var keep byte
-		if seen {
-			keep, need = 0xff, i+1
+	const together = 8 // most of them are not referred to, and go so many at a time
+	need, w := 0, b.window
+	for i := 0; i < len(w); i += together {
+		seen, end := (*[together]bool)(b.seen[i:]), len(w)-i
+		if *seen == [together]bool{} {
+			clear(w[max(0, end-together):end])
+			continue
 		}
-		w[len(w)-1-i] &= keep
+		for k := 0; k < min(together, end); k++ {
+			if seen[k] {
+				need = i + k + 1
+			} else {
+				w[end-1-k] = 0
+			}
+		}
 	}
 	return uint16(need)
 }

@@ -27,7 +27,7 @@ const (
 	atCRC      = 84 // u32: CRC-32 of the header up to here
 	headerLen  = 88
 
-	pointLen  = 36 // u64 image, u64 bit, u32 crc, u32 state's CRC-32, u16 its length, u16 window, u16 stored, u16 nlit, u8 ndist, u8 kind, u16 0
+	pointLen  = 36 // u64 image, u64 bit, u32 crc, u32 state's CRC-32, u16 its length, u16 window, u16 stored, u16 nlit, u8 ndist, u8 kind, u16 unpacked length
 	zerosLen  = 16 // u64 offset, u64 length
 	flagFinal = 0x80
 	flagSum   = 0x40 // crc is set
@@ -94,7 +94,8 @@ func (x *Index) tables() (p []byte, states int64) {
 		p = le.AppendUint16(p, pt.state.window)
 		p = le.AppendUint16(p, pt.state.left)
 		p = le.AppendUint16(p, pt.state.nlit)
-		p = append(p, pt.state.ndist, k, 0, 0)
+		p = append(p, pt.state.ndist, k)
+		p = le.AppendUint16(p, pt.state.raw)
 		states += int64(length)
 	}
 	for _, z := range x.zeros {
@@ -165,7 +166,7 @@ func (x *Index) readPoints(p []byte, off, size int64) error {
 		pt := &x.points[i]
 		pt.image, pt.bit = int64(le.Uint64(p)), int64(le.Uint64(p[8:]))
 		pt.crc = le.Uint32(p[16:])
-		pt.state = state{sum: le.Uint32(p[20:]), length: le.Uint16(p[24:]), window: le.Uint16(p[26:]), left: le.Uint16(p[28:]), nlit: le.Uint16(p[30:]), ndist: p[32], off: off}
+		pt.state = state{sum: le.Uint32(p[20:]), length: le.Uint16(p[24:]), window: le.Uint16(p[26:]), left: le.Uint16(p[28:]), nlit: le.Uint16(p[30:]), ndist: p[32], raw: le.Uint16(p[34:]), off: off}
 		pt.kind, pt.final, pt.summed = kind(p[33]&^(flagFinal|flagSum)), p[33]&flagFinal != 0, p[33]&flagSum != 0
 		off += int64(pt.state.length)
 		if err := x.checkPoint(i, size); err != nil {
@@ -201,6 +202,8 @@ func (x *Index) checkPoint(i int, size int64) error {
 		return fmt.Errorf("bit %d is not the beginning of a byte", p.bit)
 	case (p.kind == inStored) != (s.left > 0), (p.kind == inDynamic) != (s.nlit > 0 && s.ndist > 0), p.kind == atMember && s.size() > 0:
 		return errors.New("its fields do not fit its kind")
+	case !p.summed && (p.kind > atBlock || s.size() > 0):
+		return errors.New("a span without CRC-32 that is no piece of its own")
 	case s.window > windowLen || s.nlit > maxNlit || s.ndist > maxNdist:
 		return errors.New("window or code lengths are too long")
 	case (s.size() > 0) != (s.length > 0) || s.off+int64(s.length) > size:

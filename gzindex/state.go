@@ -2,11 +2,12 @@ package gzindex
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/crc32"
 	"io"
+	"slices"
 
-	"github.com/klauspost/compress/flate"
-
+	"github.com/imgtool/imgtool/compress/deflate"
 	"github.com/imgtool/imgtool/compress/inflate"
 )
 
@@ -17,7 +18,8 @@ type state struct {
 	ndist  uint8  // and of the distance code, HDIST+1
 	window uint16 // bytes before the point that may be referred to
 
-	// The code lengths and then the window, as DEFLATE data: in memory, or length bytes from off of a source, with CRC-32 sum.
+	// The code lengths and then the window, packed: in memory, or length bytes from off of an index file, with CRC-32 sum.
+	raw    uint16 // bytes before they are deflated
 	packed []byte
 	off    int64
 	length uint16
@@ -50,41 +52,59 @@ func (s *state) load(src io.ReaderAt) ([]byte, error) {
 	return p, nil
 }
 
+// A state is packed in two steps. Of the window the words of wordLen bytes that are all zero are left out, most of it as a rule: the code lengths
+// are followed by a bit for each word, which is set where it is kept, lowest bit first, and by the words that are. That is then deflated.
+const wordLen = 8
+
+// words returns how many words a window of n bytes has. The last one may be cut.
+func words(n int) int { return (n + wordLen - 1) / wordLen }
+
+// bitmap returns how many bytes n bits take.
+func bitmap(n int) int { return (n + 7) / 8 }
+
 // packer packs states.
 type packer struct {
 	raw []byte
-	buf bytes.Buffer
-	w   *flate.Writer
-}
-
-// pack returns the packed form of code lengths and a window; nil where both are empty.
-func (p *packer) pack(lens, window []byte) []byte {
-	p.raw = append(append(p.raw[:0], lens...), window...)
-	if len(p.raw) == 0 {
-		return nil
-	}
-	p.buf.Reset()
-	if p.w == nil {
-		w, err := flate.NewWriter(&p.buf, packLevel)
-		if err != nil {
-			panic("gzindex: " + err.Error())
-		}
-		p.w = w
-	} else {
-		p.w.Reset(&p.buf)
-	}
-	// A bytes.Buffer takes everything.
-	_, _ = p.w.Write(p.raw)
-	_ = p.w.Close()
-	return bytes.Clone(p.buf.Bytes())
+	buf []byte
+	e   *deflate.Encoder
 }
 
 const packLevel = 1
 
+func newPacker() packer {
+	e, err := deflate.NewEncoder(deflate.Options{Level: packLevel})
+	if err != nil {
+		panic("gzindex: " + err.Error())
+	}
+	return packer{e: e}
+}
+
+// pack puts the packed form of code lengths and a window into st; none where both are empty.
+func (p *packer) pack(st *state, lens, window []byte) {
+	if len(lens)+len(window) == 0 {
+		return
+	}
+	n := words(len(window))
+	raw := append(p.raw[:0], lens...)
+	raw = append(raw, make([]byte, bitmap(n))...)
+	for i := range n {
+		w := window[i*wordLen : min((i+1)*wordLen, len(window))]
+		if len(w) == wordLen && binary.LittleEndian.Uint64(w) == 0 {
+			continue
+		}
+		raw[len(lens)+i/8] |= 1 << (i % 8)
+		raw = append(raw, w...)
+	}
+	p.raw = raw
+	p.buf = p.e.Append(p.buf[:0], raw, deflate.Final)
+	st.raw, st.packed = uint16(len(raw)), bytes.Clone(p.buf)
+}
+
 // unpacker unpacks states.
 type unpacker struct {
-	raw []byte
-	d   inflate.Decoder
+	raw    []byte
+	window []byte
+	d      inflate.Decoder
 }
 
 // unpack returns the code lengths and the window of s, valid until the next call.
@@ -93,12 +113,37 @@ func (u *unpacker) unpack(s *state, src io.ReaderAt) (lens, window []byte, err e
 	if err != nil || len(packed) == 0 {
 		return nil, nil, err
 	}
-	u.raw = append(u.raw[:0], make([]byte, s.size())...)
+	u.raw = slices.Grow(u.raw[:0], int(s.raw))[:s.raw]
 	if _, err := u.d.Decode(u.raw, packed, inflate.Raw); err != nil {
 		return nil, nil, corrupt("state", s.off, "%w", err)
 	}
-	n := int(s.nlit) + int(s.ndist)
-	return u.raw[:n], u.raw[n:], nil
+	u.window = slices.Grow(u.window[:0], int(s.window))[:s.window]
+	head := int(s.nlit) + int(s.ndist)
+	if !expand(u.window, u.raw[min(head, len(u.raw)):]) {
+		return nil, nil, corrupt("state", s.off, "%d bytes are not the window of %d", len(u.raw), s.window)
+	}
+	return u.raw[:head], u.window, nil
+}
+
+// expand makes a window of what pack makes of it, and reports whether it is that.
+func expand(window, p []byte) bool {
+	n := words(len(window))
+	if len(p) < bitmap(n) {
+		return false
+	}
+	kept, p := p[:bitmap(n)], p[bitmap(n):]
+	for i := range n {
+		w := window[i*wordLen : min((i+1)*wordLen, len(window))]
+		if kept[i/8]>>(i%8)&1 == 0 {
+			clear(w)
+			continue
+		}
+		if len(p) < len(w) {
+			return false
+		}
+		p = p[copy(w, p):]
+	}
+	return len(p) == 0
 }
 
 // block returns in what a point of kind k lies.
