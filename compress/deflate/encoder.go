@@ -60,14 +60,6 @@ type matcher interface {
 	match(tokens []token, src []byte, from int) []token
 }
 
-// newMatcher returns the matcher of a level. None reaches back farther than window.
-func newMatcher(level, window int) matcher {
-	if level == MinLevel {
-		return newFast(window)
-	}
-	return &chains{distance: window, effort: efforts[level]}
-}
-
 // efforts of the levels that follow chains.
 var efforts = [MaxLevel + 1]effort{
 	2: {depth: 4, nice: 16},
@@ -89,7 +81,8 @@ const (
 // are reused: when it has seen pieces as long as those that follow, it allocates nothing. It is used by one goroutine at a time.
 type Encoder struct {
 	Options
-	matcher  matcher
+	fast     *fast   // of MinLevel, which has no matcher
+	matcher  matcher // of the other levels
 	tokens   []token
 	splitter splitter
 	w        blockWriter
@@ -102,7 +95,13 @@ func NewEncoder(o Options) (*Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Encoder{Options: o, matcher: newMatcher(o.Level, o.Window)}, nil
+	e := &Encoder{Options: o}
+	if o.Level == MinLevel {
+		e.fast = newFast(o.Window)
+	} else {
+		e.matcher = &chains{distance: o.Window, effort: efforts[o.Level]}
+	}
+	return e, nil
 }
 
 // Append appends the DEFLATE form of src, which may be empty, to dst and returns it. It refers to nothing before src.
@@ -144,6 +143,10 @@ func (e *Encoder) encode(src []byte, from int, final bool) {
 		if final {
 			e.w.blocks(&e.splitter, nil, nil, true)
 		}
+		return
+	}
+	if e.fast != nil {
+		e.fast.encode(&e.w, src, from, final)
 		return
 	}
 	for {

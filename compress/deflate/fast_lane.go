@@ -1,0 +1,122 @@
+package deflate
+
+import "math/bits"
+
+const (
+	tableBits  = 13
+	fastMatch  = 4  // the shortest match of level 1, bytes
+	fastChoice = 16 // how many bytes are compared to choose between two matches
+	tailMargin = 18 // so far before the end of a lane the last literals begin, bytes
+	knownEvery = 4  // of the places before a lane, which are known to it
+)
+
+// fastTable holds the low bits of the last place with each hash of four bytes.
+type fastTable [1 << tableBits]uint16
+
+func fastHash(v uint32) uint32 { return v * 0x9e3779b1 >> (32 - tableBits) }
+
+// lane is a stretch of the input that is matched on its own.
+type lane struct {
+	table   *fastTable
+	next    *step // where the assembly writes
+	at      int   // the place where the next step is
+	stop    int   // where rounds end
+	end     int
+	steps   []step // those that have been made; there is room for the others
+	order   int
+	asked   int // the place where it was last asked whether matching pays
+	skipped int // how many bytes were not matched then
+}
+
+// enter makes places from base to the start of the lane known. An entry of the table is never empty: each holds a place before the one that is
+// looked up, base where there is no better. So nothing has to be asked of it, because what lies there is compared anyway.
+func (l *lane) enter(src []byte, base int) {
+	l.asked = l.at
+	for i := range l.table {
+		l.table[i] = uint16(base)
+	}
+	if base == l.at {
+		l.steps = append(l.steps, oneLiteral(src[base]))
+		l.at++
+		return
+	}
+	for i := base; i+fastMatch <= l.at; i += knownEvery {
+		l.table[fastHash(load32(src, i))] = uint16(i)
+	}
+}
+
+// walk makes quota steps, or as many as there are before stop; src ends where the lane does, at least tailMargin after stop.
+//
+// A step looks at two places. The longer match counts, the first of two that are equally long. minus the distance is the difference of two
+// places, of which the bits above the window are set: 1 to the window, whatever the difference was.
+func (l *lane) walk(src []byte, stop, quota, back int) {
+	table, at := l.table, l.at
+	n := len(l.steps)
+	quota += n
+	steps := l.steps[:cap(l.steps)]
+	for at < stop && n < quota {
+		v := load64(src, at)
+		h, g := fastHash(uint32(v)), fastHash(uint32(v>>8))
+		here := int(table[h]) - at | back
+		table[h] = uint16(at)
+		there := int(table[g]) - (at + 1) | back
+		table[g] = uint16(at + 1)
+		x := v ^ load64(src, at+here)
+		y := load64(src, at+1) ^ load64(src, at+1+there)
+		if uint32(x) != 0 && uint32(y) != 0 {
+			steps[n] = twoLiterals(v)
+			n++
+			at += 2
+			continue
+		}
+		length, other := bits.TrailingZeros64(x)/8, bits.TrailingZeros64(y)/8
+		if x == 0 {
+			length += bits.TrailingZeros64(load64(src, at+8)^load64(src, at+8+here)) / 8
+		}
+		if y == 0 {
+			other += bits.TrailingZeros64(load64(src, at+9)^load64(src, at+9+there)) / 8
+		}
+		lead := 0
+		if other > length {
+			length, here, lead = other, there, 1
+			at++
+		}
+		if length == fastChoice {
+			limit := min(len(src)-at, maxMatch)
+			length += matchLen(src, at+length+here, at+length, limit-length)
+		}
+		steps[n] = matchStep(v, lead, length, here)
+		n++
+		at += length
+		if at+fastMatch <= len(src)+1 {
+			table[fastHash(load32(src, at-1))] = uint16(at - 1)
+		}
+	}
+	l.at, l.steps = at, steps[:n]
+}
+
+// skip asks whether matching pays, after a round, and makes literals of what follows where it does not.
+func (l *lane) skip(src []byte) {
+	if l.at >= l.stop {
+		return
+	}
+	if l.at-l.asked > 2*roundSteps+fewMatched {
+		l.skipped = 0
+	} else {
+		l.skipped = min(max(2*l.skipped, minSkip), maxSkip)
+		l.literals(src, min(l.at+l.skipped, l.stop))
+	}
+	l.asked = l.at
+}
+
+// literals makes literals of the bytes up to end.
+func (l *lane) literals(src []byte, end int) {
+	p := src[l.at:max(l.at, end)]
+	for ; len(p) >= 2; p = p[2:] {
+		l.steps = append(l.steps, twoLiterals(uint64(p[0])|uint64(p[1])<<8))
+	}
+	if len(p) == 1 {
+		l.steps = append(l.steps, oneLiteral(p[0]))
+	}
+	l.at = max(l.at, end)
+}
