@@ -43,6 +43,7 @@ func comparisons(s settings) []comparison {
 		gzipToRaw(s),
 		foreignToRaw(s, "gzip"),
 		foreignToRaw(s, "pigz"),
+		foreignAtRandom(s),
 		rawToRaw(s),
 		makeModifiable(s),
 		verify(s),
@@ -122,6 +123,37 @@ func foreignToRaw(s settings, packer string) comparison {
 			{label: "gzip -dc", argv: []string{"gzip", "-dc", source}, stdout: true, check: check},
 			{label: "pigz -dc", argv: []string{"pigz", "-dc", source}, stdout: true, check: check},
 			{label: "igzip -dc", argv: []string{"igzip", "-dc", source}, stdout: true, check: check},
+		},
+	}
+}
+
+// foreignAtRandom reads 4 KiB from the middle of what another program packed in one stream.
+func foreignAtRandom(s settings) comparison {
+	source, index, out := s.file("foreign.gz"), s.file("foreign.idx"), s.file("out")
+	offset := 100 * int64(mib)
+	window := fmt.Sprintf("%s::window,offset=%d,size=4096", source, offset)
+	check := []string{"sh", "-c", `tail -c +"$2" "$1" | head -c 4096 | cmp - "$3"`, "sh", s.image, strconv.FormatInt(offset+1, 10), out}
+	return comparison{
+		name: "4 KiB from a gzip -6 file",
+		note: "All programs start, open, read 4 KiB at 100 MiB, and end. The index is there already.",
+		prepare: func(ctx context.Context) error {
+			os.Remove(index)
+			if err := once(ctx, "sh", "-c", `gzip -6 -c "$1" >"$2"`, "sh", s.image, source); err != nil {
+				return err
+			}
+			return once(ctx, s.imgtool, "info", "--index-file", index, source)
+		},
+		inputs: []string{source},
+		out:    out,
+		of: []program{
+			{label: "imgtool convert --index-file", argv: []string{s.imgtool, "convert", "-O", "raw", "--index-file", index, window, out}, check: check},
+			{
+				label: "nbdkit --filter=gzip, nbdsh",
+				argv: []string{"nbdkit", "-U", "-", "--filter=gzip", "file", source, "--run",
+					fmt.Sprintf(`PATH=/usr/bin:$PATH nbdsh -u "$uri" -c 'open("%s", "wb").write(h.pread(4096, %d))'`, out, offset)},
+				check: check,
+			},
+			{label: "gzip -dc | tail | head", argv: []string{"sh", "-c", `gzip -dc "$1" | tail -c +"$2" | head -c 4096`, "sh", source, strconv.FormatInt(offset+1, 10)}, stdout: true, check: check},
 		},
 	}
 }
