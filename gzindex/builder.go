@@ -21,8 +21,8 @@ type builder struct {
 	zeros zeroFinder
 	pack  packer
 
-	waiting bool // for a flush mark, a quarter of a span long
-	missed  int  // points that waited in vain since the last mark
+	waitEnd int64 // a flush mark is waited for, to this byte of the image; 0: none is
+	missed  int   // points that waited in vain since the last mark
 
 	// The last point's window, while it is not known yet which bytes of it are referred to.
 	tracing bool
@@ -56,6 +56,7 @@ func newBuilder(o ScanOptions) *builder {
 // member notes that a member begins at a byte of the file. It is the cheapest point, so that it may come early.
 func (b *builder) member(fileOff int64) {
 	b.settle()
+	b.waitEnd = 0
 	if len(b.ix.points) == 0 || b.passed() >= b.span/2 {
 		b.append(point{bit: fileOff * 8, kind: atMember})
 	}
@@ -67,7 +68,10 @@ func (b *builder) passed() int64 { return b.pos - b.ix.points[len(b.ix.points)-1
 // room returns buf, shortened so that decoding stops where a point may be due.
 func (b *builder) room(buf []byte, at int) []byte {
 	step := b.span - b.passed()
-	if step <= 0 {
+	switch {
+	case b.waitEnd > 0:
+		step = max(b.waitEnd-b.pos, 1)
+	case step <= 0:
 		step = b.span / 4
 	}
 	return buf[:min(int64(len(buf)), int64(at)+step+Slop)]
@@ -106,23 +110,31 @@ func (b *builder) add(d *decoder, out []byte, n int) error {
 	switch {
 	case p.Block == inflate.Between:
 		b.missed = 0
-	case b.missed < patience && !b.waiting:
+	case b.waitEnd == 0 && b.missed < patience:
+		b.waitEnd = b.pos + b.span/4
 		d.z.StopAtMarks(true)
-		b.waiting = true
+		return nil
+	case b.pos < b.waitEnd:
 		return nil
 	default:
 		b.missed++
 	}
-	b.waiting = false
+	b.waitEnd = 0
 	d.z.StopAtMarks(false)
+	b.inside(d, out, p)
+	return nil
+}
+
+// inside sets a point in a member, after out, and begins to see what of the window is referred to.
+func (b *builder) inside(d *decoder, out []byte, p inflate.Point) {
 	b.settle()
-	b.append(point{bit: d.base*8 + p.In, kind: kindOf(p.Block), final: p.Final, state: state{left: uint16(p.Stored), nlit: uint16(p.NLit), ndist: uint8(len(p.Lens) - p.NLit)}})
+	b.append(point{bit: d.base*8 + p.In, kind: kindOf(p.Block), final: p.Final,
+		state: state{left: uint16(p.Stored), nlit: uint16(p.NLit), ndist: uint8(len(p.Lens) - p.NLit)}})
 	b.tracing = true
 	b.lens = append(b.lens[:0], p.Lens...)
 	b.window = append(b.window[:0], out[len(out)-int(min(d.z.OutputOffset(), windowLen, int64(len(out)))):]...)
 	clear(b.seen[:])
 	d.z.Trace(&b.seen)
-	return nil
 }
 
 // endMember checks the trailer of the member that has ended.

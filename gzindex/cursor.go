@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/compress/inflate"
@@ -48,10 +49,12 @@ type cursor struct {
 	crc  uint32 // of them
 	past []byte // the window before at, and what is decoded beyond
 	over int    // how much of past that is
+
+	passing []byte // what is decoded and not kept
 }
 
 // cursorSize is about how much memory a cursor takes, in bytes, with what it decodes.
-const cursorSize = 256<<10 + 3*windowLen + 128<<10 + maxFound*blockLen
+const cursorSize = 256<<10 + 3*windowLen + 128<<10 + (maxFound+1)*blockLen
 
 // enter makes the cursor begin a span.
 func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span) error {
@@ -74,11 +77,18 @@ func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span
 	return sp.blame(err)
 }
 
-// next decodes the next n bytes of the span, which has as many. They lie in memory of their own.
-func (c *cursor) next(ctx context.Context, n int) ([]byte, error) {
+// next decodes the next n bytes of the span, which has as many. They are valid until the next call, or lie in memory of their own to be kept.
+func (c *cursor) next(ctx context.Context, n int, keep bool) ([]byte, error) {
 	c.in.ctx = ctx
 	before := len(c.past) - c.over
-	buf := make([]byte, before+n+2*Slop)
+	size := before + n + 2*Slop
+	var buf []byte
+	if keep {
+		buf = make([]byte, size)
+	} else {
+		c.passing = slices.Grow(c.passing[:0], size)[:size]
+		buf = c.passing
+	}
 	at := copy(buf, c.past)
 	for at-before < n {
 		k, err := c.step(buf[:before+n+Slop], at)

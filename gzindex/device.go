@@ -242,7 +242,8 @@ func (d *Device) load(ctx context.Context, sp span, want piece) (data []byte, er
 	found := make([]cached, 0, maxFound)
 	for c.at < sp.len && (data == nil || !sp.checked) {
 		p := sp.pieceAt(sp.image + c.at)
-		b, err := c.next(ctx, int(p.len))
+		keep := p.off > want.off-maxFound*blockLen && len(found) < maxFound
+		b, err := c.next(ctx, int(p.len), keep)
 		if err != nil {
 			return nil, err
 		}
@@ -251,11 +252,8 @@ func (d *Device) load(ctx context.Context, sp span, want piece) (data []byte, er
 		}
 		if p == want {
 			data = b
-			if len(found) == maxFound {
-				found = found[:0] // what comes next is of more use
-			}
 		}
-		if len(found) < maxFound {
+		if keep {
 			found = append(found, cached{p, b})
 		}
 	}

@@ -72,14 +72,13 @@ func fileOf(t testing.TB, p []byte) block.Device {
 	return d
 }
 
-// index scans file with short spans.
+// index scans file.
 func index(t testing.TB, file []byte, o ScanOptions) *Index {
 	t.Helper()
 	o.Index = true
-	s := NewScanner(bytes.NewReader(file), o)
-	_, err := drain(s, 1<<20)
+	x, err := scanAll(ctx, fileOf(t, file), o, nil)
 	check(t, err)
-	return s.Index()
+	return x
 }
 
 // drain returns what the scanner decodes, into buffers of a size.
