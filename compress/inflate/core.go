@@ -355,9 +355,9 @@ func (c *core) noSymbol(at int64, n, code int, part string, reserved error) (met
 	return symbolShort, nil
 }
 
-// copyMatch fills out[op:] with what begins dist bytes before, a byte at a time as it were: where dist is less than the length it repeats.
+// copyMatch fills out[op:] with what begins dist bytes before, a byte at a time as it were: where that is too short it repeats.
 func copyMatch(out []byte, op, dist int) {
-	for op < len(out) {
-		op += copy(out[op:], out[op-dist:op])
+	for from := op - dist; op < len(out); {
+		op += copy(out[op:], out[from:op])
 	}
 }

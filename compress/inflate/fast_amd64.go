@@ -10,7 +10,7 @@ var hasBMI2 = cpu.X86.HasBMI2 && cpu.X86.HasSSSE3
 // nearTable serves matches with distances below 16.
 type nearTable struct {
 	spread [16][16]uint8 // spread[d] shuffles 16 bytes so that the first d repeat
-	stride [16]uint64    // stride[d] is the largest multiple of d up to 16
+	stride [16]uint8     // stride[d] is the largest multiple of d up to 16
 }
 
 var near = func() (t nearTable) {
@@ -18,7 +18,7 @@ var near = func() (t nearTable) {
 		for i := range 16 {
 			t.spread[d][i] = uint8(i % d)
 		}
-		t.stride[d] = uint64(16 - 16%d)
+		t.stride[d] = uint8(16 - 16%d)
 	}
 	return t
 }()

@@ -167,7 +167,7 @@ far:
 near:
 	// 16 bytes that repeat with the distance as period, written at multiples of it.
 	MOVQ  near+8(FP), R13
-	MOVQ  nearTable_stride(R13)(DX*8), R14
+	MOVBLZX nearTable_stride(R13)(DX*1), R14
 	SHLQ  $4, DX
 	MOVOU nearTable_spread(R13)(DX*1), X1
 	MOVOU (R11), X0
