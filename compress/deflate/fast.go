@@ -15,7 +15,7 @@ const (
 	roundSteps = 512     // after which a lane is asked whether matching pays
 	fewMatched = 64      // bytes of a round in matches, above which it does
 	minSkip    = 1 << 10 // what is not matched where it does not, bytes; twice as much after each further round
-	maxSkip    = 1 << 13
+	maxSkip    = 1 << 14
 )
 
 // fast is the encoder of level 1.
@@ -25,6 +25,7 @@ type fast struct {
 	lanes    [maxLanes]lane
 	tables   [maxLanes]fastTable
 	steps    [maxLanes][]step
+	noise    [maxLanes][]noise
 	counts   [2]stepCounts
 	codes    stepCodes
 	sum      histogram
@@ -39,27 +40,40 @@ func (f *fast) encode(w *blockWriter, src []byte, from int, final bool) {
 	for from < len(src) {
 		to := min(len(src), from+maxLanes*maxLaneLen)
 		lanes := f.match(src[:to], from)
-		for i, steps := range f.steps[:lanes] {
-			for len(steps) > 0 {
-				n := len(steps)
-				if n >= 2*minBlockSteps {
-					n = minBlockSteps
-				}
-				last := to == len(src) && i == lanes-1 && n == len(steps)
-				from += f.block(w, src[from:to], steps[:n], final && last)
-				steps = steps[n:]
+		for i := range lanes {
+			steps, done := f.steps[i], 0
+			for _, n := range f.noise[i] {
+				from = f.blocks(w, src, from, steps[done:n.after], false)
+				w.stored(src[from:from+n.len], false)
+				from += n.len
+				done = n.after
 			}
+			last := to == len(src) && i == lanes-1
+			from = f.blocks(w, src, from, steps[done:], final && last)
 		}
 	}
 }
 
-// match sets f.steps to those of src[from:], lane by lane, and returns how many lanes there are.
+// blocks writes steps, which begin at from, and returns where they end.
+func (f *fast) blocks(w *blockWriter, src []byte, from int, steps []step, final bool) int {
+	for len(steps) > 0 {
+		n := len(steps)
+		if n >= 2*minBlockSteps {
+			n = minBlockSteps
+		}
+		from += f.block(w, src[from:], steps[:n], final && n == len(steps))
+		steps = steps[n:]
+	}
+	return from
+}
+
+// match sets f.steps and f.noise to those of src[from:], lane by lane, and returns how many lanes there are.
 func (f *fast) match(src []byte, from int) int {
 	n := len(src) - from
 	lanes := min(max(n/minLaneLen, 1), maxLanes)
 	for i := range lanes {
 		start, end := from+n*i/lanes, from+n*(i+1)/lanes
-		f.lanes[i] = lane{table: &f.tables[i], at: start, end: end, stop: end - laneMargin, order: i}
+		f.lanes[i] = lane{table: &f.tables[i], at: start, end: end, stop: end - laneMargin, order: i, noise: f.noise[i][:0]}
 		l := &f.lanes[i]
 		l.steps = slices.Grow(f.steps[i][:0], (end-start)/2+tailMargin+1)
 		l.enter(src, max(0, start+f.back))
@@ -77,7 +91,7 @@ func (f *fast) match(src []byte, from int) int {
 		l := &f.lanes[i]
 		l.walk(src[:l.end], l.end-tailMargin, len(src), f.back)
 		l.literals(src, l.end)
-		f.steps[l.order] = l.steps
+		f.steps[l.order], f.noise[l.order] = l.steps, l.noise
 	}
 	return lanes
 }

@@ -5,7 +5,7 @@ package deflate
 import "golang.org/x/sys/cpu"
 
 // assembled says whether the processor has the instructions that fast_amd64.s is made of.
-var assembled = cpu.X86.HasAVX && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasLZCNT
+var assembled = cpu.X86.HasAVX2 && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasLZCNT
 
 // match1 to match4 make steps of the first lanes by turns until one of them reaches its stop, at most quota of each, and return how many.
 

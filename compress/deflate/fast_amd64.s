@@ -232,25 +232,121 @@ loop:
 	MOVL    R12, at+0(SI); \
 	MOVL    R10, at+4(SI)
 
+// TALLY counts a step that has the form in which it is written.
+#define TALLY(at, table) \
+	MOVWLZX at+0(SI), AX; \
+	MOVWLZX at+2(SI), BX; \
+	MOVWLZX at+4(SI), CX; \
+	INCL    table+stepCounts_first(DI)(AX*4); \
+	INCL    table+stepCounts_second(DI)(BX*4); \
+	INCL    table+stepCounts_dist(DI)(CX*4)
+
+#define CONSTANT(value, x, y) \
+	MOVL         $value, AX; \
+	VMOVD        AX, x; \
+	VPBROADCASTD x, y
+
 // func countSteps(c *[2]stepCounts, steps *step, n int) int
+//
+// Four steps at a time are brought into the form in which they are written, their upper and their lower halves in different elements of
+// the same vectors.
 TEXT ·countSteps(SB), NOSPLIT, $8-32
-	MOVQ c+0(FP), DI
-	MOVQ steps+8(FP), SI
-	MOVQ n+16(FP), BP
-	XORL R13, R13
-	XORL R14, R14
-	SUBQ $2, BP
-	JLT  last
-two:
+	MOVQ     c+0(FP), DI
+	MOVQ     steps+8(FP), SI
+	MOVQ     n+16(FP), BP
+	XORL     R13, R13
+	XORL     R14, R14
+	SUBQ     $4, BP
+	JLT      few
+	VPXOR    Y7, Y7, Y7
+	VPCMPEQD Y8, Y8, Y8
+	CONSTANT(1, X9, Y9)
+	CONSTANT(2, X10, Y10)
+	CONSTANT(0x7fff, X11, Y11)
+	CONSTANT(254, X12, Y12)
+	CONSTANT(256, X13, Y13)
+	CONSTANT(0xff, X14, Y14)
+	CONSTANT(31, X15, Y15)
+four:
+	VMOVDQU (SI), Y0
+
+	// Y1 is the distance - 1. Its exponent and the first bit of its mantissa as a floating-point number are the symbol, Y2.
+	VPANDN    Y11, Y0, Y1
+	VCVTDQ2PS Y1, Y2
+	VPSRLD    $22, Y2, Y2
+	VPSUBD    Y12, Y2, Y2
+	VPMINUD   Y9, Y1, Y3
+	VPMAXSD   Y3, Y2, Y2
+
+	// Y3 is how many extra bits there are, then those.
+	VPSRLD   $1, Y2, Y3
+	VPSUBUSW Y9, Y3, Y3
+	VPSLLVD  Y3, Y8, Y3
+	VPANDN   Y1, Y3, Y3
+	VPSLLD   $16, Y3, Y3
+	VPOR     Y3, Y2, Y2
+
+	// The upper halves of matches are Y2, of literals Y3.
+	VPSRLD    $16, Y0, Y4
+	VPCMPGTD  Y10, Y4, Y5
+	VPSLLQ    $32, Y0, Y3
+	VPAND     Y15, Y3, Y3
+	VPSLLD    $5, Y9, Y6
+	VPOR      Y6, Y3, Y3
+	VPBLENDVB Y5, Y2, Y3, Y2
+
+	// Y1 is what the step covers, Y3 whether there is a literal before a match, Y5 whether there is a match, Y4 the second symbol.
+	VPSRLQ    $48, Y0, Y1
+	VPADDQ    Y1, Y7, Y7
+	VPAND     Y9, Y4, Y3
+	VPCMPEQD  Y9, Y3, Y3
+	VPADDD    Y3, Y1, Y4
+	VPADDD    Y12, Y4, Y4
+	VPADDD    Y8, Y4, Y4
+	VPCMPGTD  Y10, Y1, Y5
+	VPSRLD    $8, Y0, Y6
+	VPAND     Y14, Y6, Y6
+	VPBLENDVB Y5, Y4, Y6, Y4
+	VPCMPEQD  Y9, Y1, Y6
+	VPSRLD    $31, Y6, Y6
+	VPSLLD    $9, Y6, Y6
+	VPOR      Y6, Y4, Y4
+	VPSLLD    $16, Y4, Y4
+
+	// The first symbol.
+	VPANDN    Y5, Y3, Y3
+	VPAND     Y14, Y1, Y1
+	VPOR      Y13, Y1, Y1
+	VPAND     Y14, Y0, Y0
+	VPBLENDVB Y3, Y1, Y0, Y0
+	VPOR      Y4, Y0, Y0
+	VPBLENDD  $0xaa, Y2, Y0, Y0
+	VMOVDQU   Y0, (SI)
+
+	TALLY(0, 0)
+	TALLY(8, stepCounts__size)
+	TALLY(16, 0)
+	TALLY(24, stepCounts__size)
+	ADDQ $32, SI
+	SUBQ $4, BP
+	JGE  four
+
+	VEXTRACTI128 $1, Y7, X1
+	VPADDQ       X1, X7, X7
+	VPSRLDQ      $8, X7, X1
+	VPADDQ       X1, X7, X7
+	VMOVQ        X7, R13
+	VZEROUPPER
+few:
+	ADDQ $4, BP
+	JEQ  done
 	COUNT(0, 0)
+	CMPQ BP, $1
+	JEQ  done
 	COUNT(8, stepCounts__size)
-	ADDQ $16, SI
-	SUBQ $2, BP
-	JGE  two
-last:
-	CMPQ BP, $-1
-	JNE  done
-	COUNT(0, 0)
+	CMPQ BP, $2
+	JEQ  done
+	COUNT(16, 0)
 done:
 	MOVQ R13, ret+24(FP)
 	RET

@@ -5,6 +5,7 @@ package deflate
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -32,6 +33,9 @@ func TestFastAssembly(t *testing.T) {
 			}
 			for lane := range n {
 				a, b := asm.steps[lane], portable.steps[lane]
+				if !slices.Equal(asm.noise[lane], portable.noise[lane]) {
+					t.Fatalf("lane %d: noise at %v and %v", lane, asm.noise[lane], portable.noise[lane])
+				}
 				if len(a) != len(b) {
 					t.Fatalf("window %d, lane %d of %d bytes from %d on: %d and %d steps", window, lane, len(p), from, len(a), len(b))
 				}

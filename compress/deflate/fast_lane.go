@@ -23,6 +23,7 @@ type lane struct {
 	stop    int   // where rounds end
 	end     int
 	steps   []step // those that have been made; there is room for the others
+	noise   []noise
 	order   int
 	asked   int // the place where it was last asked whether matching pays
 	skipped int // how many bytes were not matched then
@@ -31,18 +32,17 @@ type lane struct {
 // enter makes places from base to the start of the lane known. An entry of the table is never empty: each holds a place before the one that is
 // looked up, base where there is no better. So nothing has to be asked of it, because what lies there is compared anyway.
 func (l *lane) enter(src []byte, base int) {
-	l.asked = l.at
 	for i := range l.table {
 		l.table[i] = uint16(base)
 	}
 	if base == l.at {
 		l.steps = append(l.steps, oneLiteral(src[base]))
 		l.at++
-		return
 	}
 	for i := base; i+fastMatch <= l.at; i += knownEvery {
 		l.table[fastHash(load32(src, i))] = uint16(i)
 	}
+	l.asked = l.at
 }
 
 // walk makes quota steps, or as many as there are before stop; src ends where the lane does, at least tailMargin after stop.
@@ -95,18 +95,66 @@ func (l *lane) walk(src []byte, stop, quota, back int) {
 	l.at, l.steps = at, steps[:n]
 }
 
-// skip asks whether matching pays, after a round, and makes literals of what follows where it does not.
+// noise is a stretch of a lane that is stored as it is, without steps.
+type noise struct {
+	after int // how many steps are before it
+	len   int // bytes
+}
+
+// skip asks whether matching pays, after a round, and does without where it does not: what follows is made literals, or stored together with
+// what the round was about where literals would not pay either.
 func (l *lane) skip(src []byte) {
 	if l.at >= l.stop {
 		return
 	}
 	if l.at-l.asked > 2*roundSteps+fewMatched {
 		l.skipped = 0
+		l.asked = l.at
+		return
+	}
+	l.skipped = min(max(2*l.skipped, minSkip), maxSkip)
+	end := min(l.at+l.skipped, l.stop)
+	if l.skipped == maxSkip && isNoise(src[l.at:end]) {
+		l.steps = l.steps[:len(l.steps)-roundSteps]
+		l.store(end)
 	} else {
-		l.skipped = min(max(2*l.skipped, minSkip), maxSkip)
-		l.literals(src, min(l.at+l.skipped, l.stop))
+		l.literals(src, end)
 	}
 	l.asked = l.at
+}
+
+// store makes noise of what is from the place where it was last asked up to end.
+func (l *lane) store(end int) {
+	if k := len(l.noise) - 1; k >= 0 && l.noise[k].after == len(l.steps) {
+		l.noise[k].len += end - l.asked
+	} else {
+		l.noise = append(l.noise, noise{len(l.steps), end - l.asked})
+	}
+	l.at = end
+}
+
+// isNoise reports whether samples of p look like what an optimal code of bytes would not make smaller by more than 1 %: the probability that two bytes are
+// equal is within 1/32 of that in random bytes.
+func isNoise(p []byte) bool {
+	const samples, each = 8, 512
+	if len(p) < 2*samples*each {
+		return false
+	}
+	var count [2][256]uint16
+	for i := range samples {
+		s := p[len(p)/samples*i:][:each]
+		for j := 0; j < each; j += 2 {
+			count[0][s[j]]++
+			count[1][s[j+1]]++
+		}
+	}
+	const n = samples * each
+	equal := -n
+	for b := range count[0] {
+		c := int(count[0][b]) + int(count[1][b])
+		equal += c * c
+	}
+	return equal*256 <= n*n+n*n/32
 }
 
 // literals makes literals of the bytes up to end.

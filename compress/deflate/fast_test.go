@@ -108,8 +108,13 @@ func TestFastWindow(t *testing.T) {
 		for from := 0; from < len(src); {
 			to := min(len(src), from+maxLanes*maxLaneLen)
 			lanes := f.match(src[:to], from)
-			for _, steps := range f.steps[:lanes] {
-				for _, s := range steps {
+			for i, steps := range f.steps[:lanes] {
+				noise := f.noise[i]
+				for k, s := range steps {
+					for len(noise) > 0 && noise[0].after == k {
+						at += noise[0].len
+						noise = noise[1:]
+					}
 					cover := int(s >> coverShift)
 					if d := -int(int16(s>>backShift)) & (maxDistance - 1); cover > 2 && (max(d, 1) > window || d > at) {
 						t.Fatalf("window %d: a distance of %d at %d", window, d, at)
