@@ -154,3 +154,11 @@ func benchPeers(b *testing.B, size int, srcs [][]byte, piece int) {
 		})
 	}
 }
+
+func BenchmarkAdler(b *testing.B) {
+	p := make([]byte, 64<<10)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		updateAdler(1, p)
+	}
+}

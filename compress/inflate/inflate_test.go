@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"fmt"
+	"hash/adler32"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -243,5 +244,42 @@ func TestFraming(t *testing.T) {
 	}
 	if _, err := z.Begin(Gzip); err != io.EOF {
 		t.Errorf("behind the last member: %v", err)
+	}
+}
+
+// TestAdler compares the sums with hash/adler32's: of the largest bytes, which overflow first, and of any.
+func TestAdler(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 8))
+	full := bytes.Repeat([]byte{255}, 3*adlerRun+100)
+	any := kinds[1].make(r, len(full))
+	for range 2000 {
+		for _, p := range [][]byte{full, any} {
+			from := r.IntN(len(p))
+			mid, end := from+r.IntN(len(p)-from), len(p)-r.IntN(100)*r.IntN(2)
+			mid = min(mid, end)
+			from = min(from, mid)
+			got := updateAdler(updateAdler(1, p[from:mid]), p[mid:end])
+			if want := adler32.Checksum(p[from:end]); got != want {
+				t.Fatalf("%d and %d bytes: %08x, want %08x", mid-from, end-mid, got, want)
+			}
+		}
+	}
+	for n := adlerBlock; n <= adlerRun; n += adlerBlock {
+		a, b := adlerBlocks(full[:n])
+		c, d := adlerBlocksGo(full[:n])
+		if a != c || b != d {
+			t.Fatalf("blocks of %d bytes: %d %d, want %d %d", n, a, b, c, d)
+		}
+	}
+	// The sums before a run can be as large as they get.
+	const most = (modAdler-1)<<16 | (modAdler - 1)
+	got := updateAdler(most, full)
+	a, b := uint64(modAdler-1), uint64(modAdler-1)
+	for range full {
+		a = (a + 255) % modAdler
+		b = (b + a) % modAdler
+	}
+	if want := uint32(b<<16 | a); got != want {
+		t.Errorf("from the largest sums: %08x, want %08x", got, want)
 	}
 }

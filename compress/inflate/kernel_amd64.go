@@ -41,3 +41,17 @@ func fast(c *core) {
 	c.top()
 	c.drop(at % 8)
 }
+
+var hasAVX2 = cpu.X86.HasAVX2
+
+// adlerBlocksAVX2 does what adlerBlocksGo does. p is not empty.
+//
+//go:noescape
+func adlerBlocksAVX2(p []byte) (a, b uint32)
+
+func adlerBlocks(p []byte) (a, b uint32) {
+	if hasAVX2 {
+		return adlerBlocksAVX2(p)
+	}
+	return adlerBlocksGo(p)
+}
