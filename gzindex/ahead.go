@@ -31,6 +31,7 @@ const (
 type stream struct {
 	end   int64 // of its last read
 	reads int
+	read  int64 // bytes; as many are decoded ahead, within limits
 	ahead int64 // up to here everything was queued
 }
 
@@ -56,12 +57,12 @@ func (a *readAhead) follow(off, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.streamAt(off)
-	s.end, s.reads = off+n, s.reads+1
+	s.end, s.read, s.reads = off+n, s.read+n, s.reads+1
 	if s.reads < 3 {
 		return
 	}
 	s.ahead = max(s.ahead, s.end)
-	until := min(s.end+min(int64(a.workers+1)*DefaultSpan*3/2, a.d.cache.limit/4), a.d.size)
+	until := min(s.end+min(s.read, int64(a.workers+1)*DefaultSpan, a.d.cache.limit/4), a.d.size)
 	if s.ahead < until {
 		s.ahead = a.push(s.ahead, until)
 	}

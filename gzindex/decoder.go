@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/compress/inflate"
@@ -12,8 +13,9 @@ import (
 
 const (
 	format     = "gz"
-	windowLen  = 32 << 10 // how far DEFLATE reaches back, in bytes
-	trailerLen = 8        // CRC32, ISIZE
+	magic      = "\x1f\x8b" // ID1 ID2
+	windowLen  = 32 << 10   // how far DEFLATE reaches back, in bytes
+	trailerLen = 8          // CRC32, ISIZE
 )
 
 // decoder decodes the members of a gzip file one after another, from any point, and knows where in the file it is.
@@ -62,15 +64,18 @@ func (d *decoder) begin() error {
 		}
 	}
 	at := d.offset()
+	id, _ := d.z.Peek(len(magic)) // Begin meets the error again
+	foreign := !strings.HasPrefix(magic, string(id))
 	_, err := d.z.Begin(inflate.Gzip)
 	var damage *inflate.Error
+	foreign = foreign || errors.As(err, &damage)
 	switch {
+	case foreign && d.begun:
+		return block.Corrupt(format, "file", at, "what follows the last member is neither a member nor padding")
+	case foreign:
+		return block.ErrNotFormat
 	case err == io.EOF && !d.begun, err == io.ErrUnexpectedEOF:
 		return block.Corrupt(format, "header", at, "%w", io.ErrUnexpectedEOF)
-	case errors.As(err, &damage) && d.begun:
-		return block.Corrupt(format, "file", at, "what follows the last member is neither a member nor padding")
-	case errors.As(err, &damage):
-		return block.ErrNotFormat
 	case err != nil:
 		return err
 	}

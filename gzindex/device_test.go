@@ -5,9 +5,15 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/block/blocktest"
@@ -197,32 +203,202 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// TestDamage changes a bit of the file at a time: a scan notices it, and so does a device that has an index, where it is read.
 func TestDamage(t *testing.T) {
-	want := text(3, 3<<20)
-	file := member(t, want, 6)
+	want := text(3, 1<<20)
+	file := append(member(t, want[:600<<10], 6), member(t, want[600<<10:], 6)...)
 	x := index(t, file, ScanOptions{Span: 64 << 10})
-	bad := bytes.Clone(file)
-	bad[len(bad)/2] ^= 4
-	d := opened(t, bad, x, Options{})
-	var wrong int
-	p := make([]byte, 4096)
-	for off := 0; off+len(p) <= len(want); off += len(p) {
-		x.mu.Lock()
-		for i := range x.points {
-			x.points[i].checked = false
-		}
-		x.mu.Unlock()
-		if err := d.Read(ctx, p, int64(off)); err != nil {
-			var damage *block.CorruptError
-			if !errors.As(err, &damage) {
+	for at := 0; at < len(file); at += 1 + len(file)/150 {
+		bad := bytes.Clone(file)
+		bad[at] ^= 4
+		for _, o := range []ScanOptions{{}, {Index: true}} {
+			got, err := drain(NewScanner(bytes.NewReader(bad), o), 1<<20)
+			if err == nil && !bytes.Equal(got, want) {
+				t.Fatalf("byte %d was changed and nobody noticed", at)
+			}
+			if err != nil && !errors.Is(err, block.ErrNotFormat) && !errors.As(err, new(*block.CorruptError)) {
 				t.Fatal(err)
 			}
-			wrong++
-		} else if !bytes.Equal(p, want[off:off+len(p)]) {
-			t.Fatalf("wrong bytes at %d", off)
+		}
+		if at < edgeLen || at >= len(file)-edgeLen {
+			continue // the index is of another file
+		}
+		uncheck(x)
+		if failed := readPages(t, opened(t, bad, x, Options{}), want); failed == 0 {
+			t.Fatalf("byte %d was changed and no reader noticed", at)
+		} else if failed > 120 {
+			t.Fatalf("byte %d was changed and %d pages cannot be read", at, failed)
 		}
 	}
-	if wrong == 0 || wrong > 100 {
-		t.Fatalf("%d pages failed", wrong)
+}
+
+func TestScanErrors(t *testing.T) {
+	p := text(4, 100<<10)
+	good := member(t, p, 6)
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		name string
+		in   io.Reader
+		says string
+	}{
+		{"no gzip file", bytes.NewReader(p), block.ErrNotFormat.Error()},
+		{"empty", bytes.NewReader(nil), "corrupt header at byte 0"},
+		{"half a header", bytes.NewReader(good[:5]), "corrupt header at byte 0"},
+		{"cut", bytes.NewReader(good[:len(good)-9]), "truncated"},
+		{"cut trailer", bytes.NewReader(good[:len(good)-1]), "truncated"},
+		{"garbage", bytes.NewReader(append(bytes.Clone(good), "garbage"...)), fmt.Sprintf("corrupt file at byte %d: what follows", len(good))},
+		{"garbage after padding", bytes.NewReader(append(append(bytes.Clone(good), 0, 0), "garbage"...)), fmt.Sprintf("corrupt file at byte %d: what follows", len(good)+2)},
+		{"half a second header", bytes.NewReader(append(bytes.Clone(good), good[:7]...)), fmt.Sprintf("corrupt header at byte %d", len(good))},
+		{"wrong CRC32", bytes.NewReader(append(bytes.Clone(good[:len(good)-8]), 1, 2, 3, 4, 0, 0x90, 1, 0)), fmt.Sprintf("corrupt trailer at byte %d", len(good)-8)},
+		{"wrong ISIZE", bytes.NewReader(append(bytes.Clone(good[:len(good)-4]), 1, 2, 3, 4)), fmt.Sprintf("corrupt trailer at byte %d", len(good)-4)},
+		{"reading", io.MultiReader(bytes.NewReader(good[:1000]), iotest.ErrReader(broken)), "broken"},
+	} {
+		for _, o := range []ScanOptions{{}, {Index: true}} {
+			s := NewScanner(c.in, o)
+			_, err := drain(s, 10<<10)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s, index %v: %v, want %q", c.name, o.Index, err, c.says)
+			}
+			if _, again := s.Fill(make([]byte, 1000), 0); again != err {
+				t.Errorf("%s: then %v", c.name, again)
+			}
+			if seek, ok := c.in.(io.Seeker); ok {
+				_, err := seek.Seek(0, io.SeekStart)
+				check(t, err)
+			} else {
+				break
+			}
+		}
 	}
+	if _, err := NewScanner(bytes.NewReader(good), ScanOptions{}).Fill(make([]byte, Slop), 0); err != io.ErrShortBuffer {
+		t.Errorf("a buffer without room: %v", err)
+	}
+}
+
+// TestSharedWork: many readers of one span decode it once.
+func TestSharedWork(t *testing.T) {
+	want := text(5, 4<<20)
+	file := member(t, want, 6)
+	counted := &counting{Device: fileOf(t, file)}
+	d, err := Open(ctx, counted, Options{Index: index(t, file, ScanOptions{}), Workers: 1})
+	check(t, err)
+	defer d.Close()
+	counted.n.Store(0)
+	var wait sync.WaitGroup
+	for range 16 {
+		wait.Go(func() {
+			if err := d.Read(ctx, make([]byte, 4096), 100<<10); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if n := counted.n.Load(); n > 4 {
+		t.Errorf("%d reads of the file for one piece", n)
+	}
+}
+
+// counting counts reads.
+type counting struct {
+	block.Device
+	n atomic.Int64
+}
+
+func (c *counting) Read(ctx context.Context, p []byte, off int64) error {
+	c.n.Add(1)
+	time.Sleep(5 * time.Millisecond) // so that all readers come before the first is done
+	return c.Device.Read(ctx, p, off)
+}
+
+// TestAhead: who reads forward finds decoded what comes next, and so does who asks for it.
+func TestAhead(t *testing.T) {
+	want := text(6, 12<<20)
+	file := member(t, want, 6)
+	x := index(t, file, ScanOptions{Span: 512 << 10})
+	cached := func(d *Device, off int64) bool {
+		sp, ok := d.spanAt(off)
+		if !ok {
+			t.Fatalf("no span at %d", off)
+		}
+		_, ok = d.cache.get(sp.pieceAt(off))
+		return ok
+	}
+	eventually := func(d *Device, off int64, what string) {
+		t.Helper()
+		for range 1000 {
+			if cached(d, off) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatal(what)
+	}
+	d := opened(t, file, x, Options{Workers: 2})
+	p := make([]byte, 64<<10)
+	for i := range 16 {
+		check(t, d.Read(ctx, p, int64(i*len(p))))
+	}
+	eventually(d, 3<<19, "nothing was decoded ahead")
+	check(t, d.Prefetch(ctx, 9<<20, 1<<20))
+	eventually(d, 9<<20+500<<10, "what was asked for was not decoded")
+	if cached(d, 7<<20) {
+		t.Fatal("what nobody asked for was decoded")
+	}
+}
+
+// TestReadErrors: the file's errors come through, and do not stay.
+func TestReadErrors(t *testing.T) {
+	want := text(7, 2<<20)
+	file := member(t, want, 6)
+	broken := &breaking{Device: fileOf(t, file)}
+	d, err := Open(ctx, broken, Options{Index: index(t, file, ScanOptions{Span: 64 << 10})})
+	check(t, err)
+	defer d.Close()
+	broken.err.Store(true)
+	if err := d.Read(ctx, make([]byte, 10), 1<<20); !errors.Is(err, errBroken) {
+		t.Fatalf("%v", err)
+	}
+	broken.err.Store(false)
+	readAll(t, d, want, 1)
+	broken.err.Store(true)
+	if _, err := Open(ctx, broken, Options{}); !errors.Is(err, errBroken) {
+		t.Fatalf("%v", err)
+	}
+}
+
+var errBroken = errors.New("broken")
+
+// breaking fails while err is set.
+type breaking struct {
+	block.Device
+	err atomic.Bool
+}
+
+func (b *breaking) Read(ctx context.Context, p []byte, off int64) error {
+	if b.err.Load() {
+		return errBroken
+	}
+	return b.Device.Read(ctx, p, off)
+}
+
+// TestOpenCancel: Open gives up, and leaves the file to its caller.
+func TestOpenCancel(t *testing.T) {
+	file := fileOf(t, member(t, text(8, 8<<20), 6))
+	limited, cancel := context.WithCancel(ctx)
+	_, err := Open(limited, file, Options{Progress: func(int64) { cancel() }})
+	if err != context.Canceled {
+		t.Fatalf("%v", err)
+	}
+	last := int64(0)
+	d, err := Open(ctx, file, Options{Progress: func(n int64) {
+		if n < last || n > file.Size() {
+			t.Errorf("progress from %d to %d of %d", last, n, file.Size())
+		}
+		last = n
+	}})
+	check(t, err)
+	if last < file.Size()/2 {
+		t.Errorf("progress ended at %d of %d", last, file.Size())
+	}
+	check(t, d.Close())
 }

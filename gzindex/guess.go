@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/crc32"
+	"io"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/crcmath"
@@ -25,11 +26,15 @@ func GuessSize(ctx context.Context, file block.Device) (size int64, how string, 
 		return 0, "", false
 	}
 	isize := int64(binary.LittleEndian.Uint32(tail))
-	if size, ok := gptSize(head(ctx, file)); ok && size&(isizeRange-1) == isize && size/maxRatio <= n {
+	image, ok := head(ctx, file)
+	if !ok || isize < int64(len(image)) && isize+isizeRange > n*maxRatio {
+		return 0, "", false
+	}
+	if size, ok := gptSize(image); ok && size&(isizeRange-1) == isize && size/maxRatio <= n {
 		return size, "ISIZE and GPT", true
 	}
 	// DEFLATE data are hardly ever longer than what they hold: not so long that it would take another 4 GiB to explain it.
-	for isize < n-n>>4-leastFile {
+	for isize < max(n-n>>4-overhead, int64(len(image))) {
 		isize += isizeRange
 	}
 	return isize, "ISIZE", isize/maxRatio <= n
@@ -37,25 +42,26 @@ func GuessSize(ctx context.Context, file block.Device) (size int64, how string, 
 
 const (
 	leastFile  = 18      // bytes of a member that holds nothing
+	overhead   = 4096    // bytes of header and trailer, more than there are as a rule
 	isizeRange = 1 << 32 // ISIZE is modulo this
 )
 
 // headLen is how many bytes of an image show where its GPT is: LBA 1 with sectors of 4096 bytes.
 const headLen = 2 * 4096
 
-// head returns the first headLen bytes of the image, or what there is of them.
-func head(ctx context.Context, file block.Device) []byte {
+// head returns the first headLen bytes of the image, or all of a shorter one; not ok where that fails.
+func head(ctx context.Context, file block.Device) ([]byte, bool) {
 	s := NewScanner(&input{ctx: ctx, file: file}, ScanOptions{})
 	buf := make([]byte, headLen+2*Slop)
 	at := 0
 	for at < headLen {
 		n, err := s.Fill(buf, at)
 		if err != nil {
-			break
+			return buf[:at], err == io.EOF
 		}
 		at += n
 	}
-	return buf[:at]
+	return buf[:headLen], true
 }
 
 // The GPT header: UEFI Specification 2.10 section 5.3.2.
