@@ -9,7 +9,7 @@ import "slices"
 const (
 	maxLanes   = 4
 	maxLaneLen = 1 << 17 // bytes
-	minLaneLen = 1 << 14 // where there are several, bytes
+	minLaneLen = 1 << 15 // where there are several, bytes
 	laneMargin = 320     // a round ends so far before the end of its lane, because it looks at a place and the longest match there at once, bytes
 
 	roundSteps = 512     // after which a lane is asked whether matching pays
@@ -26,10 +26,7 @@ type fast struct {
 	tables   [maxLanes]fastTable
 	steps    [maxLanes][]step
 	noise    [maxLanes][]noise
-	counts   [2]stepCounts
-	codes    stepCodes
-	sum      histogram
-	weights  histogram
+	fastBlock
 }
 
 func newFast(window int) *fast { return &fast{back: -window} }
@@ -43,28 +40,16 @@ func (f *fast) encode(w *blockWriter, src []byte, from int, final bool) {
 		for i := range lanes {
 			steps, done := f.steps[i], 0
 			for _, n := range f.noise[i] {
-				from = f.blocks(w, src, from, steps[done:n.after], false)
+				from += f.add(w, src[from:], steps[done:n.after])
+				from += f.flush(w, src[from:], false)
 				w.stored(src[from:from+n.len], false)
 				from += n.len
 				done = n.after
 			}
-			last := to == len(src) && i == lanes-1
-			from = f.blocks(w, src, from, steps[done:], final && last)
+			from += f.add(w, src[from:], steps[done:])
 		}
+		from += f.flush(w, src[from:], final && to == len(src))
 	}
-}
-
-// blocks writes steps, which begin at from, and returns where they end.
-func (f *fast) blocks(w *blockWriter, src []byte, from int, steps []step, final bool) int {
-	for len(steps) > 0 {
-		n := len(steps)
-		if n >= 2*minBlockSteps {
-			n = minBlockSteps
-		}
-		from += f.block(w, src[from:], steps[:n], final && n == len(steps))
-		steps = steps[n:]
-	}
-	return from
 }
 
 // match sets f.steps and f.noise to those of src[from:], lane by lane, and returns how many lanes there are.

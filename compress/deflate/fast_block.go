@@ -8,14 +8,54 @@ const (
 	rarest        = 11      // how rare a symbol may be for its code to be as long as it should, as a power of 2: rarer ones get somewhat shorter codes, which are found faster
 )
 
-// block writes steps as one block of the type that takes the fewest bits, and returns how many bytes they cover; src begins with those.
-func (f *fast) block(w *blockWriter, src []byte, steps []step, final bool) int {
-	f.counts = [2]stepCounts{}
-	covered := f.count(steps)
-	src = src[:covered]
+// fastBlock is the block that is being made.
+type fastBlock struct {
+	parts   [][]step // what it holds
+	held    int      // how many steps that are
+	counts  [2]stepCounts
+	sum     histogram
+	weights histogram
+	codes   stepCodes
+}
+
+// add adds steps to the block, and writes it where it is long enough, and so on. src begins with what the block covers. It returns how many bytes
+// the written blocks cover.
+func (f *fast) add(w *blockWriter, src []byte, steps []step) int {
+	covered := 0
+	for f.held+len(steps) >= 2*minBlockSteps {
+		n := max(0, minBlockSteps-f.held)
+		f.parts = append(f.parts, steps[:n])
+		f.held += n
+		covered += f.flush(w, src[covered:], false)
+		steps = steps[n:]
+	}
+	f.parts = append(f.parts, steps)
+	f.held += len(steps)
+	return covered
+}
+
+// flush writes the block, if it holds anything, in the type that takes the fewest bits, and returns how many bytes it covers; src begins with those.
+func (f *fast) flush(w *blockWriter, src []byte, final bool) int {
+	covered := 0
+	if f.held > 0 {
+		f.counts = [2]stepCounts{}
+		for _, steps := range f.parts {
+			if len(steps) > 0 {
+				covered += f.count(steps)
+			}
+		}
+		f.block(w, src[:covered], final)
+	}
+	clear(f.parts)
+	f.parts, f.held = f.parts[:0], 0
+	return covered
+}
+
+// block writes the block, whose steps have been counted; they cover src.
+func (f *fast) block(w *blockWriter, src []byte, final bool) {
 	h := &f.sum
 	sumTo(h, &f.counts)
-	f.weigh(uint32(len(steps) >> rarest))
+	f.weigh(uint32(f.held >> rarest))
 	w.huffman.lengths(w.lens.literal[:literalSymbols], f.weights[:firstDist], fastCodeLen)
 	w.huffman.lengths(w.lens.dist[:distSymbols], f.weights[firstDist:], fastCodeLen)
 	w.header.make(&w.huffman, &w.lens)
@@ -23,13 +63,13 @@ func (f *fast) block(w *blockWriter, src []byte, steps []step, final bool) int {
 	extra := h.extraBits()
 	dynamic := w.header.size + w.lens.size(h) + extra
 	fixed := fixedLens.size(h) + extra
-	stored := w.storedSize(covered) - headerBits
+	stored := w.storedSize(len(src)) - headerBits
 	w.out = slices.Grow(w.out, (min(fixed, dynamic, stored)+headerBits)/8+4*spare)
 	lens := &w.lens
 	switch {
 	case stored <= min(fixed, dynamic):
 		w.stored(src, final)
-		return covered
+		return
 	case fixed <= dynamic:
 		lens = &fixedLens
 		w.begin(fixedBlock, final)
@@ -38,9 +78,12 @@ func (f *fast) block(w *blockWriter, src []byte, steps []step, final bool) int {
 		w.header.write(&w.bitWriter)
 	}
 	f.codes.make(lens, w.codes.reversed[:])
-	f.write(&w.bitWriter, steps)
+	for _, steps := range f.parts {
+		if len(steps) > 0 {
+			f.write(&w.bitWriter, steps)
+		}
+	}
 	w.put(uint64(f.codes.end.code), uint(f.codes.end.bits))
-	return covered
 }
 
 // weigh sets weights to the counts, at least least where there are any.
