@@ -113,9 +113,7 @@ func (d *decoder) fill(buf []byte, at int) (int, error) {
 	}
 	d.open = false
 	if d.bare {
-		if err := d.readTrailer(); err != nil {
-			return 0, err
-		}
+		return n, d.readTrailer()
 	}
 	return n, nil
 }

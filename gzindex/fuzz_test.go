@@ -16,6 +16,8 @@ func FuzzScan(f *testing.F) {
 	f.Add(member(f, p, 6))
 	f.Add(append(member(f, p, 0), member(f, p[:100], 1)...))
 	f.Add(append(member(f, nil, 6), 0, 0, 0))
+	f.Add(member(f, p, 1)[:3000])
+	f.Add(member(f, p[:200], 6)[:150])
 	f.Add(bgzf(f, p))
 	f.Add(dictzip(f, p))
 	f.Add([]byte("\x1f\x8b\x08\x1f\x00\x00\x00\x00\x00\xff\x01\x00\x00a\x00b\x00\x00\x00"))

@@ -90,7 +90,7 @@ func (s *Scanner) step(buf []byte, at int) (int, error) {
 	buf = s.b.room(buf, at)
 	n, err := s.d.fill(buf, at)
 	if err != nil {
-		return 0, err
+		return n, err
 	}
 	return n, s.b.add(&s.d, buf[:at+n], n)
 }
