@@ -162,3 +162,13 @@ func BenchmarkAdler(b *testing.B) {
 		updateAdler(1, p)
 	}
 }
+
+// BenchmarkHeader reads the header of a dynamic block and makes its tables.
+func BenchmarkHeader(b *testing.B) {
+	src := deflated(b, mixed(b)[:64<<10], 6)
+	var c core
+	for b.Loop() {
+		c.give(nil, src)
+		check(b, c.header())
+	}
+}

@@ -86,49 +86,59 @@ func (c *core) dynamicHeader() error {
 
 // readLens reads the nlit+ndist code lengths of a dynamic block.
 func (c *core) readLens() error {
-	total := c.nlit + c.ndist
-	for i := 0; i < total; {
+	lens := c.lens[:c.nlit+c.ndist]
+	for i := 0; i < len(lens); {
 		c.top()
-		e := c.pre[c.bits&(1<<preBits-1)]
-		symbol, code := e>>shiftValue, int(e&63)
-		extra, repeat := 0, 1
-		switch symbol {
-		case 16:
-			extra, repeat = 2, 3
-		case 17:
-			extra, repeat = 3, 3
-		case 18:
-			extra, repeat = 7, 11
+		bits, n := c.bits, c.count()
+		for i < len(lens) {
+			e := c.pre[bits&(1<<preBits-1)]
+			size := int(e & 63)
+			if size > n {
+				break
+			}
+			next := bits >> size
+			if e&flagLit != 0 {
+				lens[i] = uint8(e >> shiftValue)
+				i++
+			} else {
+				repeat := int(e>>shiftValue) + int(bits&(1<<size-1)>>(e>>8&15))
+				value, err := repeated(lens, i, repeat, e)
+				if err != nil {
+					c.drop(c.count() - n)
+					return c.damage(partLens, err)
+				}
+				for range repeat {
+					lens[i] = value
+					i++
+				}
+			}
+			bits = next
+			n -= size
 		}
-		if c.count() < code+extra {
+		taken := c.count() - n
+		c.drop(taken)
+		if taken == 0 {
 			// With more bits it may turn out to be another symbol, which takes fewer.
-			if err := c.need(c.count() + 1); err != nil {
+			if err := c.need(n + 1); err != nil {
 				return err
 			}
-			continue
-		}
-		at := c.bitOffset()
-		repeat += int(c.bits >> code & (1<<extra - 1))
-		c.drop(code + extra)
-		value := uint8(symbol)
-		if symbol >= 16 {
-			value = 0
-		}
-		if symbol == 16 {
-			if i == 0 {
-				return c.damageAt(at, partLens, errRepeat)
-			}
-			value = c.lens[i-1]
-		}
-		if repeat > total-i {
-			return c.damageAt(at, partLens, errTooMany)
-		}
-		for range repeat {
-			c.lens[i] = value
-			i++
 		}
 	}
 	return nil
+}
+
+// repeated returns the length that symbol 16, 17 or 18 repeats from lens[i] on.
+func repeated(lens []uint8, i, repeat int, e uint32) (value uint8, err error) {
+	if e&flagPrevious != 0 {
+		if i == 0 {
+			return 0, errRepeat
+		}
+		value = lens[i-1]
+	}
+	if repeat > len(lens)-i {
+		return 0, errTooMany
+	}
+	return value, nil
 }
 
 // dynamic makes the tables of a dynamic block, whose header began at bit at, from nlit, ndist and lens.

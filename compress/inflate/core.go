@@ -234,8 +234,12 @@ func (c *core) copyStored(start int) (s stop, done bool, err error) {
 // decode decodes the symbols of a block. done says that run returns, otherwise the block has ended.
 func (c *core) decode(start int) (s stop, done bool, err error) {
 	for {
-		if len(c.in)-c.ip >= margin && len(c.out)-c.op >= Slop && !c.trace.on(c.op) {
-			fast(c)
+		if len(c.in)-c.ip >= margin && len(c.out)-c.op >= Slop {
+			if c.portable || c.trace.on(c.op) {
+				fastGo(c)
+			} else {
+				fast(c)
+			}
 		}
 		if c.op > c.stop {
 			return stopFull, true, nil
@@ -284,7 +288,7 @@ func (c *core) symbol() (met, error) {
 	}
 	code := int(e >> 8 & 15)
 	switch {
-	case e&flagLits != 0:
+	case e&flagLit != 0:
 		if code > n {
 			return symbolShort, nil
 		}

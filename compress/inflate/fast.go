@@ -11,26 +11,27 @@ func fastGo(c *core) {
 	lit, dist := &c.t.lit, &c.t.dist
 	ip, op, bits, n := c.ip, c.op, c.bits, c.n
 	lastIn, lastOut := len(in)-margin, len(out)-Slop
+	tracing := c.trace.on(op)
 	for ip <= lastIn && op <= lastOut {
 		// 56 bits at least: what is loaded again at the same place changes nothing.
 		bits |= binary.LittleEndian.Uint64(in[ip:]) << (n & 63)
 		ip += int(^n >> 3 & 7)
 		n |= 56
 		e := lit[bits&(1<<litBits-1)]
-		if e&flagLits != 0 {
+		if e&flagLit != 0 {
 			// Three literals take 33 bits at most, and leave enough for a length.
 			bits >>= e & 63
 			n -= uint64(e)
 			out[op] = byte(e >> shiftValue)
 			op++
 			e = lit[bits&(1<<litBits-1)]
-			if e&flagLits != 0 {
+			if e&flagLit != 0 {
 				bits >>= e & 63
 				n -= uint64(e)
 				out[op] = byte(e >> shiftValue)
 				op++
 				e = lit[bits&(1<<litBits-1)]
-				if e&flagLits != 0 {
+				if e&flagLit != 0 {
 					bits >>= e & 63
 					n -= uint64(e)
 					out[op] = byte(e >> shiftValue)
@@ -48,7 +49,7 @@ func fastGo(c *core) {
 			b >>= litBits
 			m -= litBits
 			e = lit[(e>>shiftValue+uint32(b)&(1<<(e>>8&15)-1))&(litSize-1)]
-			if e&flagLits != 0 {
+			if e&flagLit != 0 {
 				bits = b >> (e & 63)
 				n = m - uint64(e)
 				out[op] = byte(e >> shiftValue)
@@ -85,6 +86,9 @@ func fastGo(c *core) {
 		bits = b >> (e & 63)
 		n = m - uint64(e)
 		ip += ahead
+		if tracing {
+			c.trace.note(op, d, length)
+		}
 		if d >= 16 && length <= 16 {
 			*(*[16]byte)(out[op:]) = *(*[16]byte)(out[op-d:])
 		} else {

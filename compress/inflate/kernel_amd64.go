@@ -30,7 +30,7 @@ func fastBMI2(c *core, near *nearTable)
 
 // fast is the loop for where there is plenty of input and output.
 func fast(c *core) {
-	if !hasBMI2 || c.portable {
+	if !hasBMI2 {
 		fastGo(c)
 		return
 	}

@@ -127,6 +127,9 @@ func (z *Reader) fill(buf []byte, at int, eager bool) (int, error) {
 	c.out, c.op, c.stop = buf, at, len(buf)-Slop
 	c.low = int(max(0, int64(at)-z.out))
 	c.eager = eager
+	if z.out-z.trace >= windowSize {
+		c.trace.end()
+	}
 	c.trace.from = at - int(z.out-z.trace)
 	stop, err := c.run()
 	n := c.op - at

@@ -9,20 +9,19 @@ import (
 // ones in a subtable behind it that the entry for their first bits points to. All entries have one form, from the lowest bit:
 //
 //	 0-5   bits that the symbol takes here: its code, or what is left of it in a subtable, and its extra bits
-//	 6-7   of a literal: 1; of two literals that follow each other: 2; of everything else: 0
-//	 8-11  bits of the code alone (of two literals: of the first one's code); of a pointer: bits that index the subtable
-//	13-15  flags
-//	16-31  literal, or two, the first one lower; base of a length or distance; index of a subtable
+//	 8-11  bits of the code alone; of a pointer: bits that index the subtable
+//	 6, 13-15  flags
+//	16-31  literal; base of a length, distance or number of repeated lengths; index of a subtable
 //
-// The extra bits of a length or distance are thus (input & (1<<bits0-5 - 1)) >> bits8-11, and are added to its base.
+// The extra bits of a length are thus (input & (1<<bits0to5 - 1)) >> bits8to11, and are added to its base.
 const (
-	flagLit    = 1 << 6
-	flagLits   = 3 << 6  // mask: not zero for literals
-	flagEnd    = 1 << 13 // end of block
-	flagSub    = 1 << 14 // pointer to a subtable
-	flagExcept = 1 << 15 // neither literal nor length nor distance: end, pointer, or no symbol
-	shiftValue = 16
-	perBit     = 1<<8 | 1 // added for each bit of a code
+	flagLit      = 1 << 6  // literal; code length code: a length
+	flagEnd      = 1 << 13 // end of block
+	flagPrevious = 1 << 13 // code length code: what is repeated is the previous length, not 0
+	flagSub      = 1 << 14 // pointer to a subtable
+	flagExcept   = 1 << 15 // neither literal nor length nor distance: end, pointer, or no symbol
+	shiftValue   = 16
+	perBit       = 1<<8 | 1 // added for each bit of a code
 )
 
 const (
@@ -75,9 +74,12 @@ func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
 		base += 1 << extra
 	}
 	dist[30], dist[31] = flagExcept, flagExcept
-	for i := range pre {
-		pre[i] = uint32(i) << shiftValue
+	for i := range 16 {
+		pre[i] = uint32(i)<<shiftValue | flagLit
 	}
+	pre[16] = 3<<shiftValue | flagPrevious | 2
+	pre[17] = 3<<shiftValue | 3
+	pre[18] = 11<<shiftValue | 7
 	return lit, dist, pre
 }
 
