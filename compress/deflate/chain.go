@@ -140,8 +140,8 @@ func (c *chains) match(tokens []token, src []byte, from int) []token {
 			better := false
 			for step := 1; step <= c.lazy && p+step < end; step++ {
 				inserted = p + step + 1
-				n, d := c.find(src, p+step, length-1, c.depth>>step)
-				if n >= length && 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) > 4*step-2 {
+				n, d := c.find(src, p+step, length-1, c.depth)
+				if n >= length && 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) > 4*step-3 {
 					p, length, distance, better = p+step, n, d, true
 					break
 				}

@@ -66,7 +66,7 @@ var efforts = [MaxLevel + 1]effort{
 	3: {depth: 8, nice: 24},
 	4: {depth: 16, nice: 32},
 	5: {depth: 16, nice: 48, lazy: 1},
-	6: {depth: 32, nice: 64, lazy: 1},
+	6: {depth: 12, nice: 64, lazy: 1},
 	7: {depth: 64, nice: 128, lazy: 1},
 	8: {depth: 192, nice: 258, lazy: 2},
 	9: {depth: 512, nice: 258, lazy: 2},
