@@ -2,19 +2,19 @@ package deflate
 
 import "slices"
 
-// Level 1 takes speed before size. What a matcher waits for is memory, the length of the match that says where to go on, and the
-// processor's wrong guesses whether there is one. So the input is cut into lanes that are matched each on its own, several of them by
-// turns: while one waits, the others go on. And what is found at a place is written down in the same form whether it is a match or not, so that
-// there is little to guess. How many lanes a machine works at by turns changes nothing in the output.
+// Level 1 takes speed before size. What costs a matcher time is waiting: for memory, for the length of a match because it says where to go
+// on, and after each wrong guess of the processor whether there is one. So the input is cut into lanes, each of which is matched on its own, and
+// several are worked at by turns: while one waits, the others go on. And what is found at a place is written down in the same form
+// whether it is a match or not, so that there is little to guess. How many lanes a machine works at by turns changes nothing in the output.
 const (
 	maxLanes   = 4
 	maxLaneLen = 1 << 17 // bytes
 	minLaneLen = 1 << 15 // where there are several, bytes
-	laneMargin = 320     // a round ends so far before the end of its lane, because it looks at a place and the longest match there at once, bytes
+	laneMargin = 320     // how far before the end of its lane a round stops, bytes: it reads a place and the longest match there unasked
 
 	roundSteps = 512     // after which a lane is asked whether matching pays
-	fewMatched = 64      // bytes of a round in matches, above which it does
-	minSkip    = 1 << 10 // what is not matched where it does not, bytes; twice as much after each further round
+	fewMatched = 64      // it does if more bytes of the round than this are in matches
+	minSkip    = 1 << 10 // what is not matched if it does not, bytes; twice as much after each further round
 	maxSkip    = 1 << 14
 )
 
@@ -35,15 +35,15 @@ func newFast(window int) *fast { return &fast{back: -window} }
 // what is before from.
 func (f *fast) encode(w *blockWriter, src []byte, from int, final bool) {
 	for from < len(src) {
-		to := min(len(src), from+maxLanes*maxLaneLen)
+		to := from + min(len(src)-from, maxLanes*maxLaneLen)
 		lanes := f.match(src[:to], from)
 		for i := range lanes {
 			steps, done := f.steps[i], 0
 			for _, n := range f.noise[i] {
 				from += f.add(w, src[from:], steps[done:n.after])
 				from += f.flush(w, src[from:], false)
-				w.stored(src[from:from+n.len], false)
-				from += n.len
+				w.stored(src[from:from+n.bytes], false)
+				from += n.bytes
 				done = n.after
 			}
 			from += f.add(w, src[from:], steps[done:])
@@ -94,8 +94,8 @@ func (f *fast) going(n int) int {
 	return n
 }
 
-// A round makes steps of the first n lanes, quota of each unless it reaches its stop, and returns how many those have made that did not. The
-// assembly may end before the quota is reached, where a lane reaches its stop; this is what it stands for.
+// walkRound is a round: it makes steps of the first n lanes, quota of each that does not reach its stop before, and returns how many those
+// have made that did not reach it. Assembly may make fewer, because it ends as soon as a lane is at its stop.
 func (f *fast) walkRound(src []byte, n, quota int) int {
 	for i := range n {
 		l := &f.lanes[i]

@@ -3,7 +3,7 @@
 #include "go_asm.h"
 #include "textflag.h"
 
-// What a place is looked up by: fastHash.
+// The hash that a place is looked up by, fastHash.
 #define MULTIPLIER $0x9e3779b1
 #define SHIFT $(32-const_tableBits)
 
@@ -56,13 +56,13 @@
 	SETHI   R11; \
 	CMOVQHI next, R10; \
 	CMOVLHI b, a; \
-	CMPL    a, $16; \
+	CMPL    a, $const_fastChoice; \
 	JEQ     long; \
 measured: \
 	MOVQ    off+lane_next(DI), DX; \
 	MOVL    $2, b; \
 	LEAQ    (a)(R11*1), R12; \
-	CMPL    a, $4; \
+	CMPL    a, $const_fastMatch; \
 	CMOVLCS b, R12; \
 	MOVL    CX, (DX)(BP*8); \
 	ADDQ    R12, AX; \
@@ -94,17 +94,17 @@ more: \
 	VPMOVMSKB X0, DX; \
 	XORL    $0xffff, DX; \
 	JNE     found; \
-	ADDL    $16, a; \
-	CMPL    a, $258; \
+	ADDL    $const_fastChoice, a; \
+	CMPL    a, $const_maxMatch; \
 	JCS     more; \
-	MOVL    $258, a; \
+	MOVL    $const_maxMatch, a; \
 	JMP     measured; \
 found: \
 	TZCNTL  DX, DX; \
 	ADDL    DX, a; \
-	CMPL    a, $258; \
+	CMPL    a, $const_maxMatch; \
 	JLS     measured; \
-	MOVL    $258, a; \
+	MOVL    $const_maxMatch, a; \
 	JMP     measured
 
 #define ENTER \
@@ -187,7 +187,8 @@ loop:
 	RARELY(R8, R9, long0, more0, found0, measured0, stop0, going0)
 
 // COUNT counts the step at SI in one of the tables at DI and brings it into the form in which it is written. AX is what it covers, BX 1 for
-// a literal before a match, CX the distance - 1 and then its extra bits, R9 how many, R10 the distance symbol, R11 and R12 the second and the first symbol.
+// a literal before a match, CX the distance - 1 and then its extra bits, R9 how many, R10 the distance symbol, R11 the second symbol, R12 the
+// first.
 #define COUNT(at, table) \
 	MOVWLZX at+6(SI), AX; \
 	MOVBLZX at+2(SI), BX; \
@@ -196,7 +197,7 @@ loop:
 	MOVBLZX at+1(SI), R8; \
 	ADDQ    AX, R13; \
 	NOTL    CX; \
-	ANDL    $0x7fff, CX; \
+	ANDL    $(const_maxDistance-1), CX; \
 	MOVL    CX, R9; \
 	ORL     $2, R9; \
 	LZCNTL  R9, R9; \
@@ -205,10 +206,10 @@ loop:
 	SHRXL   R9, CX, R10; \
 	BZHIL   R9, CX, CX; \
 	LEAL    (R10)(R9*2), R10; \
-	LEAL    253(AX), R11; \
+	LEAL    (const_stepLength-const_minMatch)(AX), R11; \
 	SUBL    BX, R11; \
 	MOVBLZX AX, R12; \
-	ORL     $256, R12; \
+	ORL     $const_noFirst, R12; \
 	MOVL    DX, R15; \
 	ORL     $-32, R15; \
 	TESTL   BX, BX; \
@@ -220,7 +221,7 @@ loop:
 	CMOVLLS R15, R10; \
 	ANDL    $63, R10; \
 	CMPL    AX, $1; \
-	MOVL    $512, AX; \
+	MOVL    $const_noSecond, AX; \
 	CMOVLEQ AX, R11; \
 	INCL    table+stepCounts_first(DI)(R12*4); \
 	INCL    table+stepCounts_second(DI)(R11*4); \
@@ -242,7 +243,7 @@ loop:
 	INCL    table+stepCounts_dist(DI)(CX*4)
 
 #define CONSTANT(value, x, y) \
-	MOVL         $value, AX; \
+	MOVL         $(value), AX; \
 	VMOVD        AX, x; \
 	VPBROADCASTD x, y
 
@@ -262,9 +263,9 @@ TEXT ·countSteps(SB), NOSPLIT, $8-32
 	VPCMPEQD Y8, Y8, Y8
 	CONSTANT(1, X9, Y9)
 	CONSTANT(2, X10, Y10)
-	CONSTANT(0x7fff, X11, Y11)
+	CONSTANT(const_maxDistance-1, X11, Y11)
 	CONSTANT(254, X12, Y12)
-	CONSTANT(256, X13, Y13)
+	CONSTANT(const_noFirst, X13, Y13)
 	CONSTANT(0xff, X14, Y14)
 	CONSTANT(31, X15, Y15)
 four:

@@ -3,9 +3,13 @@ package deflate
 import "slices"
 
 const (
-	minBlockSteps = 1 << 14 // in a block, unless the lane ends
-	fastCodeLen   = 13      // of the longest codes: what a step takes fits into one flush
-	rarest        = 11      // how rare a symbol may be for its code to be as long as it should, as a power of 2: rarer ones get somewhat shorter codes, which are found faster
+	minBlockSteps = 1 << 14 // in a block, unless noise or the input ends it
+
+	// The longest codes, bits: less than the format allows, so that a step fits into one flush. Symbols rarer than one in 1<<rarest steps
+	// count as if they were not, because the codes are found faster if the limits do not matter.
+	fastCodeLen = 13
+	fastDistLen = 12
+	rarest      = 11
 )
 
 // fastBlock is the block that is being made.
@@ -18,7 +22,7 @@ type fastBlock struct {
 	codes   stepCodes
 }
 
-// add adds steps to the block, and writes it where it is long enough, and so on. src begins with what the block covers. It returns how many bytes
+// add adds steps to the block, and writes as many blocks as are long enough. src begins with what the block covers. It returns how many bytes
 // the written blocks cover.
 func (f *fast) add(w *blockWriter, src []byte, steps []step) int {
 	covered := 0
@@ -34,7 +38,7 @@ func (f *fast) add(w *blockWriter, src []byte, steps []step) int {
 	return covered
 }
 
-// flush writes the block, if it holds anything, in the type that takes the fewest bits, and returns how many bytes it covers; src begins with those.
+// flush writes the block if it holds anything, and returns how many bytes it covers; src begins with those.
 func (f *fast) flush(w *blockWriter, src []byte, final bool) int {
 	covered := 0
 	if f.held > 0 {
@@ -51,13 +55,13 @@ func (f *fast) flush(w *blockWriter, src []byte, final bool) int {
 	return covered
 }
 
-// block writes the block, whose steps have been counted; they cover src.
+// block writes the block, whose steps have been counted and cover src, in the type that takes the fewest bits.
 func (f *fast) block(w *blockWriter, src []byte, final bool) {
 	h := &f.sum
 	sumTo(h, &f.counts)
 	f.weigh(uint32(f.held >> rarest))
 	w.huffman.lengths(w.lens.literal[:literalSymbols], f.weights[:firstDist], fastCodeLen)
-	w.huffman.lengths(w.lens.dist[:distSymbols], f.weights[firstDist:], fastCodeLen)
+	w.huffman.lengths(w.lens.dist[:distSymbols], f.weights[firstDist:], fastDistLen)
 	w.header.make(&w.huffman, &w.lens)
 
 	extra := h.extraBits()

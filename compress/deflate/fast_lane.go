@@ -29,8 +29,8 @@ type lane struct {
 	skipped int // how many bytes were not matched then
 }
 
-// enter makes places from base to the start of the lane known. An entry of the table is never empty: each holds a place before the one that is
-// looked up, base where there is no better. So nothing has to be asked of it, because what lies there is compared anyway.
+// enter makes places from base to the start of the lane known. No entry of the table is empty: base stands where there is no better, and what
+// an entry leads to is compared anyway.
 func (l *lane) enter(src []byte, base int) {
 	for i := range l.table {
 		l.table[i] = uint16(base)
@@ -47,8 +47,8 @@ func (l *lane) enter(src []byte, base int) {
 
 // walk makes quota steps, or as many as there are before stop; src ends where the lane does, at least tailMargin after stop.
 //
-// A step looks at two places. The longer match counts, the first of two that are equally long. minus the distance is the difference of two
-// places, of which the bits above the window are set: 1 to the window, whatever the difference was.
+// A step looks at two places. The longer match counts, the first of two that are equally long. What the table says is turned into minus a distance
+// by setting the bits above the window: that is within the window whatever the table says, and a place that was shown before.
 func (l *lane) walk(src []byte, stop, quota, back int) {
 	table, at := l.table, l.at
 	n := len(l.steps)
@@ -98,7 +98,7 @@ func (l *lane) walk(src []byte, stop, quota, back int) {
 // noise is a stretch of a lane that is stored as it is, without steps.
 type noise struct {
 	after int // how many steps are before it
-	len   int // bytes
+	bytes int
 }
 
 // skip asks whether matching pays, after a round, and does without where it does not: what follows is made literals, or stored together with
@@ -126,15 +126,15 @@ func (l *lane) skip(src []byte) {
 // store makes noise of what is from the place where it was last asked up to end.
 func (l *lane) store(end int) {
 	if k := len(l.noise) - 1; k >= 0 && l.noise[k].after == len(l.steps) {
-		l.noise[k].len += end - l.asked
+		l.noise[k].bytes += end - l.asked
 	} else {
 		l.noise = append(l.noise, noise{len(l.steps), end - l.asked})
 	}
 	l.at = end
 }
 
-// isNoise reports whether samples of p look like what an optimal code of bytes would not make smaller by more than 1 %: the probability that two bytes are
-// equal is within 1/32 of that in random bytes.
+// isNoise reports whether p looks, by samples, as if codes for its bytes would not make it smaller by more than 1 %: two of them are equal at
+// most 1/32 more often than two random bytes are.
 func isNoise(p []byte) bool {
 	const samples, each = 8, 512
 	if len(p) < 2*samples*each {
@@ -154,17 +154,17 @@ func isNoise(p []byte) bool {
 		c := int(count[0][b]) + int(count[1][b])
 		equal += c * c
 	}
-	return equal*256 <= n*n+n*n/32
+	return equal <= (n*n+n*n/32)/256
 }
 
 // literals makes literals of the bytes up to end.
 func (l *lane) literals(src []byte, end int) {
-	p := src[l.at:max(l.at, end)]
+	p := src[l.at:end]
 	for ; len(p) >= 2; p = p[2:] {
 		l.steps = append(l.steps, twoLiterals(uint64(p[0])|uint64(p[1])<<8))
 	}
 	if len(p) == 1 {
 		l.steps = append(l.steps, oneLiteral(p[0]))
 	}
-	l.at = max(l.at, end)
+	l.at = end
 }

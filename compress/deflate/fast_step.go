@@ -138,8 +138,8 @@ func (c *stepCodes) make(l *codeLens, reversed []uint16) {
 	}
 }
 
-// writeStepsPortable writes steps, for which space has been reserved. At most 7 bits wait between flushes, and a step is 13 bits of a literal, 13
-// and 5 of a length and 13 and 13 of a distance at most.
+// writeStepsPortable writes steps, for which space has been reserved. At most 7 bits wait between flushes, and a step has at most fastCodeLen bits
+// of a literal, fastCodeLen and 5 of a length, fastDistLen and 13 of a distance: 63.
 func writeStepsPortable(w *bitWriter, c *stepCodes, steps []step) {
 	out, at := w.out[:cap(w.out)], len(w.out)
 	acc, n := w.acc, uint32(w.n)

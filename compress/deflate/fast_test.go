@@ -112,7 +112,7 @@ func TestFastWindow(t *testing.T) {
 				noise := f.noise[i]
 				for k, s := range steps {
 					for len(noise) > 0 && noise[0].after == k {
-						at += noise[0].len
+						at += noise[0].bytes
 						noise = noise[1:]
 					}
 					cover := int(s >> coverShift)
@@ -126,6 +126,45 @@ func TestFastWindow(t *testing.T) {
 		}
 		if at != len(src) {
 			t.Fatalf("steps cover %d bytes of %d", at, len(src))
+		}
+	}
+}
+
+// TestFastLongest writes steps of the most bits that there may be, after any number of bits that wait.
+func TestFastLongest(t *testing.T) {
+	var l codeLens
+	for s := range l.literal {
+		l.literal[s] = fastCodeLen
+	}
+	for s := range l.dist {
+		l.dist[s] = fastDistLen
+	}
+	const last = 29 // the distance symbol with the most extra bits
+	steps := make([]step, 50)
+	for i := range steps {
+		steps[i] = step(0xff-i) | (stepLength+254)<<16 | last<<32 | step(0x1fff-i)<<48
+	}
+	for _, portable := range []bool{false, true} {
+		f := newFast(maxDistance)
+		f.portable = portable
+		var reversed [len(l.literal)]uint16
+		f.codes.make(&l, reversed[:])
+		for waiting := range uint(8) {
+			var got, want bitWriter
+			got.out = make([]byte, 0, 1000)
+			got.put(1<<waiting-1, waiting)
+			want.put(1<<waiting-1, waiting)
+			f.write(&got, steps)
+			for _, s := range steps {
+				a, b, d := f.codes.first[s&511], f.codes.second[s>>16&1023], f.codes.dist[last]
+				want.put(uint64(a.code), uint(a.bits))
+				want.put(uint64(b.code), uint(b.bits))
+				want.put(uint64(d.code), uint(d.bits))
+				want.put(uint64(s>>48), uint(d.all-d.bits))
+			}
+			if !bytes.Equal(got.out, want.out) || got.acc != want.acc || got.n != want.n {
+				t.Errorf("portable %v, %d bits waiting: the output differs", portable, waiting)
+			}
 		}
 	}
 }
