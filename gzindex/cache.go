@@ -50,12 +50,21 @@ func (c *cache) put(p piece, data []byte) {
 		c.items = map[piece]*list.Element{}
 	}
 	c.items[p] = c.order.PushFront(&cached{p, data})
-	c.used += int64(len(data))
+	c.used += costOf(data)
 	for c.used > c.limit && c.order.Len() > 0 {
 		old := c.order.Remove(c.order.Back()).(*cached)
 		delete(c.items, old.piece)
-		c.used -= int64(len(old.data))
+		c.used -= costOf(old.data)
 	}
+}
+
+// costOf returns about how much memory a piece takes.
+func costOf(data []byte) int64 {
+	const entry = 256
+	if len(data) == 0 || &data[0] == &zeroPiece[0] {
+		return entry
+	}
+	return entry + windowLen + int64(len(data))
 }
 
 // flights lets one goroutine at a time do a piece of work, and the others wait until it is done or has failed.

@@ -50,11 +50,14 @@ type cursor struct {
 	past []byte // the window before at, and what is decoded beyond
 	over int    // how much of past that is
 
-	passing []byte // what is decoded and not kept
+	buf []byte // what next returns lies in it
 }
 
-// cursorSize is about how much memory a cursor takes, in bytes, with what it decodes.
-const cursorSize = 256<<10 + 3*windowLen + 128<<10 + (maxFound+1)*blockLen
+// detach leaves what next has returned to the caller.
+func (c *cursor) detach() { c.buf = nil }
+
+// cursorSize is about how much memory a cursor takes, in bytes, without the pieces that it decodes.
+const cursorSize = 256<<10 + 3*windowLen + 128<<10
 
 // enter makes the cursor begin a span.
 func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span) error {
@@ -77,18 +80,12 @@ func (c *cursor) enter(ctx context.Context, file block.Device, x *Index, sp span
 	return sp.blame(err)
 }
 
-// next decodes the next n bytes of the span, which has as many. They are valid until the next call, or lie in memory of their own to be kept.
-func (c *cursor) next(ctx context.Context, n int, keep bool) ([]byte, error) {
+// next decodes the next n bytes of the span, which has as many. They are valid until the next call, or for good after detach.
+func (c *cursor) next(ctx context.Context, n int) ([]byte, error) {
 	c.in.ctx = ctx
 	before := len(c.past) - c.over
-	size := before + n + 2*Slop
-	var buf []byte
-	if keep {
-		buf = make([]byte, size)
-	} else {
-		c.passing = slices.Grow(c.passing[:0], size)[:size]
-		buf = c.passing
-	}
+	c.buf = slices.Grow(c.buf[:0], before+n+2*Slop)
+	buf := c.buf[:before+n+2*Slop]
 	at := copy(buf, c.past)
 	for at-before < n {
 		k, err := c.step(buf[:before+n+Slop], at)

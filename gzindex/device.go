@@ -34,10 +34,15 @@ const (
 	defaultMemory = 128 << 20
 	minMemory     = 8 << 20
 	blockLen      = 512 << 10 // bytes of a piece
-	maxFound      = 4         // pieces that are kept of a span that is decoded whole
+	pieceSize     = blockLen + windowLen
+	maxFull       = 8  // pieces that are kept of a span that is decoded whole,
+	maxFound      = 64 // with those that are all zero
 	maxCursors    = 16
 	preferred     = 1 << 20
 )
+
+// zeroPiece is what all pieces of zeros share; nobody writes into it.
+var zeroPiece [blockLen]byte
 
 // Device is a gzip file as a disk, read-only. Its methods may be called by many goroutines; readers of different spans decode in parallel.
 type Device struct {
@@ -53,6 +58,7 @@ type Device struct {
 	cache   cache
 	flights flights
 	cursors *cursors
+	full    int // pieces with data of their own that one cursor decodes before they are cached
 	ahead   readAhead
 }
 
@@ -69,7 +75,9 @@ func Open(ctx context.Context, file block.Device, o Options) (*Device, error) {
 	d := &Device{file: file, index: o.Index, trusted: o.TrustIndex || o.Index == nil}
 	d.info = block.Info{Name: file.Info().Name, Format: format, MinBlock: 1, PreferredBlock: preferred, Caps: block.Caps{Packed: true, Prefetch: true}}
 	d.cache.limit = o.Memory / 2
-	d.cursors = newCursors(int(max(1, min(o.Memory/4/cursorSize, maxCursors))))
+	share := o.Memory / 4
+	d.full = int(max(1, min((share-cursorSize)/pieceSize-1, maxFull)))
+	d.cursors = newCursors(int(max(1, min(share/(cursorSize+int64(d.full+1)*pieceSize), maxCursors))))
 	d.ahead.init(d, o.Workers)
 	if err := d.learn(ctx, o); err != nil {
 		d.ahead.stop()
@@ -239,22 +247,29 @@ func (d *Device) load(ctx context.Context, sp span, want piece) (data []byte, er
 			return nil, err
 		}
 	}
-	found := make([]cached, 0, maxFound)
+	var found []cached
+	full := 0 // of them hold data of their own
 	for c.at < sp.len && (data == nil || !sp.checked) {
 		p := sp.pieceAt(sp.image + c.at)
-		keep := p.off > want.off-maxFound*blockLen && len(found) < maxFound
-		b, err := c.next(ctx, int(p.len), keep)
+		b, err := c.next(ctx, int(p.len))
 		if err != nil {
 			return nil, err
 		}
 		if !sp.checked && !d.index.zerosHold(p, b) {
 			return nil, sp.blame(errZeros)
 		}
+		if p.off <= want.off-int64(d.full)*blockLen || full == d.full || len(found) == maxFound {
+			continue
+		}
+		if block.IsZero(b) {
+			b = zeroPiece[:len(b)]
+		} else {
+			c.detach()
+			full++
+		}
+		found = append(found, cached{p, b})
 		if p == want {
 			data = b
-		}
-		if keep {
-			found = append(found, cached{p, b})
 		}
 	}
 	if c.at == sp.len {

@@ -298,6 +298,33 @@ func TestSharedWork(t *testing.T) {
 	}
 }
 
+// TestCancelledLeader: who decodes for others may give up, and they get theirs all the same.
+func TestCancelledLeader(t *testing.T) {
+	want := text(9, 4<<20)
+	file := member(t, want, 6)
+	d, err := Open(ctx, &counting{Device: fileOf(t, file)}, Options{Index: index(t, file, ScanOptions{}), Workers: 1})
+	check(t, err)
+	defer d.Close()
+	for i := range int64(5) {
+		uncheck(d.index)
+		limited, cancel := context.WithTimeout(ctx, 3*time.Millisecond)
+		var wait sync.WaitGroup
+		wait.Go(func() {
+			if err := d.Read(limited, make([]byte, 10), i*700<<10); err != nil && err != context.DeadlineExceeded {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Millisecond)
+		p := make([]byte, 10)
+		check(t, d.Read(ctx, p, i*700<<10+100))
+		if !bytes.Equal(p, want[i*700<<10+100:][:10]) {
+			t.Error("wrong bytes")
+		}
+		wait.Wait()
+		cancel()
+	}
+}
+
 // counting counts reads.
 type counting struct {
 	block.Device

@@ -94,7 +94,12 @@ func (f *frontier) cut(k int) {
 	if k == 0 {
 		return
 	}
-	from := f.at - f.n
-	f.d.cache.put(piece{f.off, int64(k)}, bytes.Clone(f.buf[from:from+k]))
+	data := f.buf[f.at-f.n:][:k]
+	if block.IsZero(data) {
+		data = zeroPiece[:k]
+	} else {
+		data = bytes.Clone(data)
+	}
+	f.d.cache.put(piece{f.off, int64(k)}, data)
 	f.off, f.n = f.off+int64(k), f.n-k
 }

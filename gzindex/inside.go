@@ -14,9 +14,12 @@ import (
 // tableSpan is how many bytes lie between two points that a table gives, at least: they cost no window, so that it may be little.
 const tableSpan = 256 << 10
 
+// scannerSize is about how much memory scanAll takes besides the index, in bytes.
+const scannerSize = 2 << 20
+
 // indexInside returns the index that follows from a table inside the file; nil where there is none.
 func indexInside(ctx context.Context, file block.Device, scan ScanOptions, o Options) (*Index, error) {
-	t, err := tables.Read(ctx, file, tables.Options{Span: tableSpan, Places: int(scan.Limit / pointSize)})
+	t, err := tables.Read(ctx, file, tables.Options{Span: tableSpan, Places: int(scan.Limit / pointSize), Memory: o.Memory / 4})
 	switch {
 	case err != nil || t == nil, t.Size < 0 && o.NoScan:
 		return nil, err
@@ -37,15 +40,16 @@ func indexInside(ctx context.Context, file block.Device, scan ScanOptions, o Opt
 
 // scanParts scans a file from several members on at once. Places that turn out to be no beginnings of members are no index: it returns nil.
 func scanParts(ctx context.Context, file block.Device, at []tables.Place, scan ScanOptions, o Options) (*Index, error) {
-	at = fewer(at, file.Size(), 4*o.Workers)
-	if len(at) < 2 || o.Workers < 2 {
+	workers := int(min(int64(o.Workers), o.Memory/4/scannerSize))
+	at = fewer(at, file.Size(), max(1, 4*workers))
+	if len(at) < 2 || workers < 2 {
 		return nil, nil
 	}
 	scan.Limit /= int64(len(at))
 	parts := make([]*Index, len(at))
 	told := progressSum(o.Progress, len(at))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(o.Workers)
+	g.SetLimit(workers)
 	for i := range at {
 		end := file.Size()
 		if i+1 < len(at) {

@@ -122,7 +122,7 @@ func estargz(t testing.TB, files [][]byte) (file, image []byte) {
 // tableOf returns the table of a file.
 func tableOf(t testing.TB, file []byte) *tables.Table {
 	t.Helper()
-	table, err := tables.Read(ctx, fileOf(t, file), tables.Options{Span: 1 << 10, Places: 1 << 20})
+	table, err := tables.Read(ctx, fileOf(t, file), tables.Options{Span: 1 << 10, Places: 1 << 20, Memory: 1 << 20})
 	check(t, err)
 	return table
 }
@@ -170,7 +170,7 @@ func TestEStargz(t *testing.T) {
 		t.Fatalf("%+v", table)
 	}
 	// The parts are scanned at once, and the index is the same as that of a scan from the beginning in all that readers see.
-	x, err := scanParts(ctx, fileOf(t, file), table.Places, ScanOptions{Index: true}, Options{Workers: 2})
+	x, err := scanParts(ctx, fileOf(t, file), table.Places, ScanOptions{Index: true}, Options{Workers: 2, Memory: defaultMemory})
 	check(t, err)
 	if x == nil || x.Points() < 4 {
 		t.Fatalf("%v", x)
@@ -185,7 +185,7 @@ func TestEStargz(t *testing.T) {
 
 	// A table that lies is not used.
 	table.Places[2].File += 5
-	if x, err := scanParts(ctx, fileOf(t, file), table.Places, ScanOptions{Index: true}, Options{Workers: 2}); x != nil || err != nil {
+	if x, err := scanParts(ctx, fileOf(t, file), table.Places, ScanOptions{Index: true}, Options{Workers: 2, Memory: defaultMemory}); x != nil || err != nil {
 		t.Fatalf("%v, %v", x, err)
 	}
 }

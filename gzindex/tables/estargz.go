@@ -21,7 +21,7 @@ const (
 	footerMagic = "STARGZ"
 	offsetLen   = 16
 	tocName     = "stargz.index.json"
-	maxTOC      = 16 << 20 // bytes of it that are read; what follows is done without
+	maxTOC      = 16 << 20 // bytes of it that are read, as memory allows; what follows is done without
 	maxMembers  = 1 << 20
 )
 
@@ -40,7 +40,7 @@ func readEStargz(ctx context.Context, file block.Device, o Options) (*Table, err
 		return nil, nil
 	}
 	in := &failing{r: io.NewSectionReader(block.At(ctx, file), at, end-footerLen-at)}
-	offsets := tocMembers(in)
+	offsets := tocMembers(in, min(o.Memory/2, maxTOC))
 	if in.err != nil {
 		return nil, in.err
 	}
@@ -66,13 +66,13 @@ func tocOffset(p []byte) (int64, bool) {
 	return at, err == nil && at > 0 && string(extra[offsetLen:offsetLen+len(footerMagic)]) == footerMagic
 }
 
-// tocMembers returns the offsets that the TOC at the beginning of r has: none where it is no TOC.
-func tocMembers(r io.Reader) []int64 {
+// tocMembers returns the offsets that the TOC at the beginning of r has, in its first bytes, most of them: none where it is no TOC.
+func tocMembers(r io.Reader, most int64) []int64 {
 	z := inflate.NewReader(r)
 	if _, err := z.Begin(inflate.Gzip); err != nil {
 		return nil
 	}
-	t := tar.NewReader(io.LimitReader(z, maxTOC))
+	t := tar.NewReader(io.LimitReader(z, most))
 	if h, err := t.Next(); err != nil || h.Name != tocName {
 		return nil
 	}

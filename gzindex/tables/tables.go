@@ -35,6 +35,8 @@ type Options struct {
 	Span int64
 	// Places is how many there are at most, at least 2. Where there would be more, every second one goes.
 	Places int
+	// Memory is how many bytes a table may take while it is read, about; what does not fit is left out.
+	Memory int64
 }
 
 // Read returns the table of the gzip file in file, or nil where there is none. It reads the beginning and the end; of BGZF, which has its sizes in
