@@ -64,8 +64,7 @@ func (c *core) framingHeader(f Framing) (h Header, err error) {
 	case Gzip:
 		err = c.gzipHeader(&h)
 	}
-	var damage *Error
-	if errors.As(err, &damage) {
+	if damage, ok := err.(*Error); ok {
 		damage.Off = at / 8
 	}
 	h.Len = (c.bitOffset() - at) / 8
