@@ -110,10 +110,15 @@ func (e *Encoder) Append(dst, src []byte, end End) []byte {
 }
 
 // AppendDict is Append where matches may reach back into dict, of which the last Window bytes count: whoever decodes has it before src.
+// Where src follows dict in memory, as parts of one slice, they are used as they are; else they are copied together.
 func (e *Encoder) AppendDict(dst, dict, src []byte, end End) []byte {
 	dict = dict[max(0, len(dict)-e.Window):]
+	n := len(dict)
+	if whole := dict[:min(cap(dict), n+len(src))]; n > 0 && len(src) > 0 && len(whole) == n+len(src) && &whole[n] == &src[0] {
+		return e.append(dst, whole, n, end)
+	}
 	e.joined = append(append(e.joined[:0], dict...), src...)
-	return e.append(dst, e.joined, len(dict), end)
+	return e.append(dst, e.joined, n, end)
 }
 
 // AppendZlib appends src as RFC 1950 has it: CMF, FLG, the DEFLATE form of src, and its Adler-32.
