@@ -289,6 +289,7 @@ func (c *core) symbol() (met, error) {
 	code := int(e >> 8 & 15)
 	switch {
 	case e&flagLit != 0:
+		code = int(e & 63)
 		if code > n {
 			return symbolShort, nil
 		}

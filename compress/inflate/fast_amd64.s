@@ -52,11 +52,12 @@
 
 // LITERAL takes a literal and finds the next entry.
 #define LITERAL \
+	BEXTRQ ENTRY, BITS, DX  \
 	TAKE                    \
 	SHRL $const_shiftValue, ENTRY \
 	MOVB ENTRY, (OUT)       \
 	INCQ OUT                \
-	LOOKUP
+	MOVL (LIT)(DX*4), ENTRY
 
 // SUBTABLE follows ENTRY, a pointer, from table, whose main part is indexed by main bits.
 #define SUBTABLE(table, main) \
@@ -105,14 +106,14 @@ loop:
 	CMPQ  OUT, lastOut-16(SP)
 	JA    exit
 	REFILL
-	TESTB $const_flagLit, ENTRY
-	JZ    first
+	TESTL ENTRY, ENTRY
+	JPL    first
 	LITERAL
-	TESTB $const_flagLit, ENTRY
-	JZ    first
+	TESTL ENTRY, ENTRY
+	JPL    first
 	LITERAL
-	TESTB $const_flagLit, ENTRY
-	JZ    first
+	TESTL ENTRY, ENTRY
+	JPL    first
 	LITERAL
 	JMP   loop
 
@@ -188,8 +189,8 @@ except:
 	SUBTABLE(LIT, const_litBits)
 	TESTL $const_flagExcept, ENTRY
 	JNZ   back
-	TESTB $const_flagLit, ENTRY
-	JZ    length
+	TESTL ENTRY, ENTRY
+	JPL    length
 	LITERAL
 	JMP   loop
 

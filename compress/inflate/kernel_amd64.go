@@ -4,8 +4,8 @@ package inflate
 
 import "golang.org/x/sys/cpu"
 
-// hasBMI2 says whether fastBMI2 can run: it also needs SSSE3, which every processor with BMI2 has.
-var hasBMI2 = cpu.X86.HasBMI2 && cpu.X86.HasSSSE3
+// hasBMI2 says whether fastBMI2 can run, which also needs BMI1 and SSSE3: every processor with BMI2 has them.
+var hasBMI2 = cpu.X86.HasBMI2 && cpu.X86.HasBMI1 && cpu.X86.HasSSSE3
 
 // nearTable serves matches with distances below 16.
 type nearTable struct {

@@ -9,20 +9,29 @@ import (
 // ones in a subtable behind it that the entry for their first bits points to. All entries have one form, from the lowest bit:
 //
 //	 0-5   bits that the symbol takes here: its code, or what is left of it in a subtable, and its extra bits
-//	 8-11  bits of the code alone; of a pointer: bits that index the subtable
-//	 6, 13-15  flags
-//	16-31  literal; base of a length, distance or number of repeated lengths; index of a subtable
+//	 8-11  bits of the code alone; of a literal: litBits; of a pointer: bits that index the subtable
+//	13-15, 31  flags
+//	16-   literal; base of a length, distance or number of repeated lengths; index of a subtable
 //
-// The extra bits of a length are thus (input & (1<<bits0to5 - 1)) >> bits8to11, and are added to its base.
+// The extra bits of a length are thus (input & (1<<bits0to5 - 1)) >> bits8to11, and are added to its base. Bits 0 to 15 of a literal are what the
+// instruction BEXTR needs to find the next index: where that is in the input, and its size.
 const (
-	flagLit      = 1 << 6  // literal; code length code: a length
 	flagEnd      = 1 << 13 // end of block
 	flagPrevious = 1 << 13 // code length code: what is repeated is the previous length, not 0
 	flagSub      = 1 << 14 // pointer to a subtable
 	flagExcept   = 1 << 15 // neither literal nor length nor distance: end, pointer, or no symbol
+	flagLit      = 1 << 31 // literal; code length code: a length
 	shiftValue   = 16
-	perBit       = 1<<8 | 1 // added for each bit of a code
 )
+
+// coded returns the entry of a symbol whose code has n bits, here.
+func coded(e uint32, n int) uint32 {
+	e += uint32(n)
+	if e&flagLit == 0 {
+		e += uint32(n) << 8
+	}
+	return e
+}
 
 const (
 	maxCode = 15 // bits of a code, section 3.2.7
@@ -56,7 +65,7 @@ var litSymbols, distSymbols, preSymbols = symbolEntries()
 
 func symbolEntries() (lit [288]uint32, dist [32]uint32, pre [19]uint32) {
 	for i := range endOfBlock {
-		lit[i] = uint32(i)<<shiftValue | flagLit
+		lit[i] = uint32(i)<<shiftValue | flagLit | litBits<<8
 	}
 	lit[endOfBlock] = flagExcept | flagEnd
 	base := uint32(3)
@@ -145,7 +154,7 @@ func (w *workspace) build(table []uint32, main int, lens []uint8, symbols []uint
 		for i := range 1 << main {
 			table[i] = flagExcept
 			if i&1 < total {
-				table[i] = w.sorted[0] + perBit
+				table[i] = coded(w.sorted[0], 1)
 			}
 		}
 		return nil
@@ -167,7 +176,7 @@ func (w *workspace) fill(table []uint32, main int, count *[maxCode + 1]int) {
 	for ; n <= main; n++ {
 		size := uint(1) << n
 		for range count[n] {
-			table[code] = w.sorted[next] + uint32(n)*perBit
+			table[code] = coded(w.sorted[next], n)
 			next++
 			if code == size-1 {
 				for ; n < main; n++ {
@@ -203,7 +212,7 @@ func (w *workspace) fillSub(table []uint32, main int, count *[maxCode + 1]int, n
 			start, end = end, end+1<<bits
 			table[prefix] = uint32(start)<<shiftValue | flagExcept | flagSub | uint32(bits)<<8 | uint32(main)
 		}
-		e := w.sorted[next] + uint32(sub)*perBit
+		e := coded(w.sorted[next], sub)
 		next++
 		for i := start + code>>main; i < end; i += 1 << sub {
 			table[i] = e
