@@ -28,6 +28,22 @@ func check(t testing.TB, err error) {
 	}
 }
 
+// alone skips a test in which nothing runs concurrently with -short, which is how the race detector runs.
+func alone(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("nothing runs concurrently here")
+	}
+}
+
+// shorter returns n, or a quarter of it with -short.
+func shorter(n int) int {
+	if testing.Short() {
+		return n / 4
+	}
+	return n
+}
+
 // text returns n bytes that look like a disk: words that repeat, random bytes, zeros.
 func text(seed uint64, n int) []byte {
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -141,6 +157,7 @@ func readAll(t testing.TB, d *Device, want []byte, seed uint64) {
 }
 
 func TestScanAndRead(t *testing.T) {
+	alone(t)
 	want := text(1, 6<<20)
 	for _, level := range []int{0, 1, 6, 9} {
 		file := append(member(t, want[:4<<20], level), member(t, nil, 6)...)
@@ -205,6 +222,7 @@ func TestConformance(t *testing.T) {
 
 // TestDamage changes a bit of the file at a time: a scan notices it, and so does a device that has an index, where it is read.
 func TestDamage(t *testing.T) {
+	alone(t)
 	want := text(3, 1<<20)
 	file := append(member(t, want[:600<<10], 6), member(t, want[600<<10:], 6)...)
 	x := index(t, file, ScanOptions{Span: 64 << 10})
@@ -301,7 +319,7 @@ func TestSharedWork(t *testing.T) {
 // TestCancelledLeader: who decodes for others may give up, and they get theirs all the same.
 func TestCancelledLeader(t *testing.T) {
 	want := text(9, 4<<20)
-	file := member(t, want, 6)
+	file := member(t, want, 1)
 	d, err := Open(ctx, &counting{Device: fileOf(t, file)}, Options{Index: index(t, file, ScanOptions{}), Workers: 1})
 	check(t, err)
 	defer d.Close()
@@ -340,7 +358,7 @@ func (c *counting) Read(ctx context.Context, p []byte, off int64) error {
 // TestAhead: who reads forward finds decoded what comes next, and so does who asks for it.
 func TestAhead(t *testing.T) {
 	want := text(6, 12<<20)
-	file := member(t, want, 6)
+	file := member(t, want, 1)
 	x := index(t, file, ScanOptions{Span: 512 << 10})
 	cached := func(d *Device, off int64) bool {
 		sp, ok := d.spanAt(off)
@@ -410,7 +428,7 @@ func (b *breaking) Read(ctx context.Context, p []byte, off int64) error {
 
 // TestOpenCancel: Open gives up, and leaves the file to its caller.
 func TestOpenCancel(t *testing.T) {
-	file := fileOf(t, member(t, text(8, 8<<20), 6))
+	file := fileOf(t, member(t, text(8, shorter(8<<20)), 1))
 	limited, cancel := context.WithCancel(ctx)
 	_, err := Open(limited, file, Options{Progress: func(int64) { cancel() }})
 	if err != context.Canceled {

@@ -104,6 +104,7 @@ func TestIndexFileCrafted(t *testing.T) {
 
 // TestIndexFileDamage flips every byte once: it is noticed when the index is read, or when a state is used.
 func TestIndexFileDamage(t *testing.T) {
+	alone(t)
 	want := text(42, 300<<10)
 	file := member(t, want, 6)
 	good := save(t, index(t, file, ScanOptions{Span: minSpan}))
@@ -130,6 +131,7 @@ func TestIndexFileDamage(t *testing.T) {
 
 // TestIndexForges: what an index with right checksums says wrongly of the content is noticed by who reads that.
 func TestIndexForges(t *testing.T) {
+	alone(t)
 	want := append(text(43, 1<<20), make([]byte, 200<<10)...)
 	file := member(t, want, 6)
 	for _, c := range []struct {

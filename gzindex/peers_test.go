@@ -14,6 +14,7 @@ import (
 
 // TestPeersFiles reads what the programs write that people compress images with: front to back, and from every point.
 func TestPeersFiles(t *testing.T) {
+	alone(t)
 	want := text(6, 5<<20)
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	check(t, os.WriteFile(raw, want, 0o666))
@@ -29,6 +30,7 @@ func TestPeersFiles(t *testing.T) {
 
 // TestOurFiles does the same with what imgtool writes, and with members of all kinds one after another.
 func TestOurFiles(t *testing.T) {
+	alone(t)
 	want := text(7, 5<<20)
 	src := fileOf(t, want)
 	l, err := gzipmod.NewLayout(ctx, src, gzipmod.Options{Keep: []gzipmod.Range{{Off: 1 << 20, Len: 300 << 10}}})
@@ -94,6 +96,7 @@ func everyPoint(t *testing.T, file, want []byte) {
 
 // TestIndexIsSmall measures the index of a file whose windows matter: a point costs less than a tenth of its window.
 func TestIndexIsSmall(t *testing.T) {
+	alone(t)
 	want := text(9, 8<<20)
 	x := index(t, member(t, want, 6), ScanOptions{Span: 256 << 10})
 	var saved bytes.Buffer
@@ -106,6 +109,7 @@ func TestIndexIsSmall(t *testing.T) {
 
 // TestFlushedPieces: what pigz -i and full flushes leave needs no window.
 func TestFlushedPieces(t *testing.T) {
+	alone(t)
 	want := text(10, 16<<20)
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	check(t, os.WriteFile(raw, want, 0o666))

@@ -66,9 +66,7 @@ func (s *sparse) want(off int64, n int) []byte {
 
 // TestLong reads an image of more than 4 GiB, most of it zeros, of which ISIZE says little.
 func TestLong(t *testing.T) {
-	if testing.Short() {
-		t.Skip("decodes 5 GiB")
-	}
+	alone(t)
 	s := newSparse()
 	for i := range 5 {
 		s.island(t, text(uint64(i), 1<<20))
@@ -111,6 +109,7 @@ func TestLong(t *testing.T) {
 
 // TestBomb: a file of which every byte makes 1032, and an index that must stay small all the same.
 func TestBomb(t *testing.T) {
+	alone(t)
 	s := newSparse()
 	s.zeros(256 << 20)
 	file := s.end()
@@ -142,6 +141,7 @@ func memoryOf(x *Index) int64 {
 
 // TestLimit: a small limit makes spans long, and what is read stays right.
 func TestLimit(t *testing.T) {
+	alone(t)
 	want := text(21, 24<<20)
 	file := member(t, want, 1)
 	all := index(t, file, ScanOptions{Span: minSpan})
@@ -161,6 +161,7 @@ func TestLimit(t *testing.T) {
 
 // TestTinyMembers: a point per span, not per member.
 func TestTinyMembers(t *testing.T) {
+	alone(t)
 	one := member(t, []byte("0123456789"), 6)
 	n := 200_000
 	file := bytes.Repeat(one, n)

@@ -192,6 +192,7 @@ func TestEStargz(t *testing.T) {
 
 // TestTablesLie makes tables that hang together and do not fit the file.
 func TestTablesLie(t *testing.T) {
+	alone(t)
 	want := text(12, 2<<20)
 	le := binary.LittleEndian
 	for _, c := range []struct {
