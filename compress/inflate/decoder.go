@@ -1,6 +1,6 @@
 package inflate
 
-// A Decoder decodes streams that lie in memory whole. The zero value is ready. It holds tables, some 25 KiB, which are reused from one stream to
+// A Decoder decodes streams that lie in memory whole. The zero value is ready. It holds tables, some 20 KiB, which are reused from one stream to
 // the next, allocates nothing, and is used by one goroutine at a time.
 type Decoder struct {
 	c core

@@ -89,8 +89,9 @@ func fastGo(c *core) {
 		if tracing {
 			c.trace.note(op, d, length)
 		}
-		if d >= 16 && length <= 16 {
+		if d >= 16 && length <= 32 {
 			*(*[16]byte)(out[op:]) = *(*[16]byte)(out[op-d:])
+			*(*[16]byte)(out[op+16:]) = *(*[16]byte)(out[op-d+16:])
 		} else {
 			copyWide(out, op, d, length)
 		}

@@ -54,10 +54,11 @@
 #define LITERAL \
 	BEXTRQ ENTRY, BITS, DX  \
 	TAKE                    \
-	SHRL $const_shiftValue, ENTRY \
-	MOVB ENTRY, (OUT)       \
-	INCQ OUT                \
-	MOVL (LIT)(DX*4), ENTRY
+	MOVL ENTRY, R11         \
+	MOVL (LIT)(DX*4), ENTRY \
+	SHRL $const_shiftValue, R11 \
+	MOVB R11, (OUT)         \
+	INCQ OUT
 
 // SUBTABLE follows ENTRY, a pointer, from table, whose main part is indexed by main bits.
 #define SUBTABLE(table, main) \
@@ -74,7 +75,7 @@
 // func fastBMI2(c *core, near *nearTable)
 //
 // Where an iteration begins there are margin bytes of input, of which it reads 7+8 at most, and Slop bytes of room, of which it writes 2 literals,
-// 258 bytes of a match and 15 beyond at most. A match is read from LOW on, and no farther than it is written. Entries that point to
+// 258 bytes of a match and 31 beyond at most. A match is read from LOW on, and no farther than it is written. Entries that point to
 // a subtable, and subtables themselves, are as build makes them, so that what they are indexed by lies inside the table.
 TEXT ·fastBMI2(SB), NOSPLIT, $16-16
 	MOVQ c+0(FP), AX
@@ -107,13 +108,13 @@ loop:
 	JA    exit
 	REFILL
 	TESTL ENTRY, ENTRY
-	JPL    first
+	JPL   first
 	LITERAL
 	TESTL ENTRY, ENTRY
-	JPL    first
+	JPL   first
 	LITERAL
 	TESTL ENTRY, ENTRY
-	JPL    first
+	JPL   first
 	LITERAL
 	JMP   loop
 
@@ -143,17 +144,21 @@ distance:
 	CMPQ  DX, $16
 	JB    near
 
-	// Each 16 bytes are written before the next ones are read.
+	// Each 16 bytes are written before the next ones are read. That two are copied always is cheaper than to guess wrong whether one is enough.
 	MOVOU (R11), X0
 	MOVOU X0, (OUT)
+	MOVOU 16(R11), X1
 	LOOKUP
-	CMPQ  LENGTH, $16
+	MOVOU X1, 16(OUT)
+	CMPQ  LENGTH, $32
 	JA    more
 	ADDQ  LENGTH, OUT
 	JMP   loop
 
 more:
 	ADDQ  OUT, LENGTH // now where the match ends
+	ADDQ  $16, R11
+	ADDQ  $16, OUT
 far:
 	ADDQ  $16, R11
 	ADDQ  $16, OUT
@@ -190,7 +195,7 @@ except:
 	TESTL $const_flagExcept, ENTRY
 	JNZ   back
 	TESTL ENTRY, ENTRY
-	JPL    length
+	JPL   length
 	LITERAL
 	JMP   loop
 

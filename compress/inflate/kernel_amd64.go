@@ -28,13 +28,19 @@ var near = func() (t nearTable) {
 //go:noescape
 func fastBMI2(c *core, near *nearTable)
 
+// fastMost is how much room fastBMI2 is given at a time: a goroutine in assembly cannot be stopped, and a collection of garbage waits for it.
+const fastMost = 1 << 20
+
 // fast is the loop for where there is plenty of input and output.
 func fast(c *core) {
 	if !hasBMI2 {
 		fastGo(c)
 		return
 	}
+	out := c.out
+	c.out = out[:min(len(out), c.op+fastMost)]
 	fastBMI2(c, &near)
+	c.out = out
 	at := c.ip*8 - c.count()
 	c.ip = at / 8
 	c.bits, c.n = 0, 0
