@@ -89,12 +89,18 @@ const (
 	sparseRatio = 16 // a span that is smaller in the file by this
 	sparseSpans = 3  // may be so much longer
 	patience    = 2  // points that wait for flush marks in vain before none waits any more
+
+	inCache = 16 << 10 // bytes that are looked at twice at little more cost than once
 )
 
 // add takes in the last n bytes of out, which d has just decoded, and sets a point where one is due.
 func (b *builder) add(d *decoder, out []byte, n int) error {
-	b.part = sum{crc32.Update(b.part.crc, crc32.IEEETable, out[len(out)-n:]), b.part.n + int64(n)}
-	b.zeros.add(out[len(out)-n:])
+	for p := out[len(out)-n:]; len(p) > 0; {
+		k := min(len(p), inCache)
+		b.part = sum{crc32.Update(b.part.crc, crc32.IEEETable, p[:k]), b.part.n + int64(k)}
+		b.zeros.add(p[:k])
+		p = p[k:]
+	}
 	b.pos += int64(n)
 	if b.tracing && (!d.open || d.z.Traced()) {
 		b.settle()

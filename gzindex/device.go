@@ -35,7 +35,7 @@ const (
 	minMemory     = 8 << 20
 	blockLen      = 512 << 10 // bytes of a piece
 	pieceSize     = blockLen + windowLen
-	maxFull       = 8  // pieces that are kept of a span that is decoded whole,
+	maxFull       = 12 // pieces that are kept of a span that is decoded whole, enough for one of DefaultSpan that waits for a flush mark,
 	maxFound      = 64 // with those that are all zero
 	maxCursors    = 16
 	preferred     = 1 << 20
@@ -74,8 +74,8 @@ func Open(ctx context.Context, file block.Device, o Options) (*Device, error) {
 	}
 	d := &Device{file: file, index: o.Index, trusted: o.TrustIndex || o.Index == nil}
 	d.info = block.Info{Name: file.Info().Name, Format: format, MinBlock: 1, PreferredBlock: preferred, Caps: block.Caps{Packed: true, Prefetch: true}}
-	d.cache.limit = o.Memory / 2
-	share := o.Memory / 4
+	share := o.Memory / 8 * 3 // an index takes the last quarter
+	d.cache.limit = share
 	d.full = int(max(1, min((share-cursorSize)/pieceSize-1, maxFull)))
 	d.cursors = newCursors(int(max(1, min(share/(cursorSize+int64(d.full+1)*pieceSize), maxCursors))))
 	d.ahead.init(d, o.Workers)
