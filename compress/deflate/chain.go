@@ -24,9 +24,10 @@ type chains struct {
 
 // effort says how hard a level tries.
 type effort struct {
-	depth int // how many places of a chain are looked at
-	nice  int // length of a match that is good enough to stop looking
-	lazy  int // how many of the next places are tried for a better match before one is taken
+	depth  int // how many places of a chain are looked at
+	nice   int // length of a match that is good enough to stop looking
+	lazy   int // how many of the next places are tried for a better match before one is taken
+	passes int // how often the cheapest way is looked for again
 }
 
 func hash3(x uint32) uint32 { return x << 8 * 0x9e3779b1 >> (32 - hash3Bits) }
@@ -114,58 +115,60 @@ func (c *chains) match(tokens []token, src []byte, from int) []token {
 					p++
 					n--
 				}
-				for ; n >= minMatch; start = p {
-					k := min(n, maxMatch)
-					tokens = appendMatch(tokens, p-start, k, 1)
-					p += k
-					n -= k
-				}
+				tokens = appendRun(tokens, p-start, n)
+				p += n
+				start = p
 				c.insert(src, p-3, p)
 				continue
 			}
 		}
 		length, distance := c.find(src, p, 0, c.depth)
 		if length == 0 {
-			if misses++; misses < patience {
-				p++
-			} else {
-				p += min(misses/patience+1, maxStride)
-			}
+			misses++
+			p += 1 + min(misses/patience, maxStride)
 			continue
 		}
-		misses = max(0, misses-64*length)
-		// A better match one or two bytes on is worth the literals before it.
-		inserted := p + 1
-		for length < c.nice {
-			better := false
-			for step := 1; step <= c.lazy && p+step < end; step++ {
-				inserted = p + step + 1
-				n, d := c.find(src, p+step, length-1, c.depth)
-				if n >= length && 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) > 4*step-3 {
-					p, length, distance, better = p+step, n, d, true
-					break
-				}
-			}
-			if !better {
-				break
-			}
-		}
+		misses = max(0, misses-matchWorth*length)
+		var known int
+		p, length, distance, known = c.improve(src, p, end, length, distance)
 		for p > start && p > distance && src[p-1] == src[p-1-distance] && length < maxMatch {
 			p--
 			length++
 		}
 		tokens = appendMatch(tokens, p-start, length, distance)
 		p += length
-		c.insert(src, inserted, p)
+		c.insert(src, known, p)
 		start = p
 	}
 	return appendLiterals(tokens, len(src)-start)
 }
 
-// longRun is the shortest run of one byte that is not searched for anything better.
-const longRun = 64
+// improve looks for a better match one or more places behind the one at p, which is worth the literals before it, and so on from there.
+// It returns the match that is to be taken, and the place up to which all are known.
+func (c *chains) improve(src []byte, p, end, length, distance int) (place, l, d, known int) {
+	known = p + 1
+	for length < c.nice {
+		better := false
+		for step := 1; step <= c.lazy && p+step < end && !better; step++ {
+			known = p + step + 1
+			n, d := c.find(src, p+step, length-1, c.depth)
+			// A byte more is worth four bits, and a distance costs one for each power of two.
+			if n >= length && 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) > 4*step-3 {
+				p, length, distance, better = p+step, n, d, true
+			}
+		}
+		if !better {
+			break
+		}
+	}
+	return p, length, distance, known
+}
 
 const (
-	patience  = 512
-	maxStride = 16
+	longRun = 64 // the shortest run of one byte that is not searched for anything better
+
+	// Where many literals come together, not every place is searched. A match makes up for as many misses as matchWorth times its length.
+	patience   = 512 // misses, after each of which one more place is passed over
+	maxStride  = 15
+	matchWorth = 64
 )

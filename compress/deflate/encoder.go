@@ -60,16 +60,16 @@ type matcher interface {
 	match(tokens []token, src []byte, from int) []token
 }
 
-// efforts of the levels that follow chains.
+// efforts of the levels above MinLevel. Greedy up to 3, lazy from 4, optimal from 8.
 var efforts = [MaxLevel + 1]effort{
-	2: {depth: 4, nice: 16},
-	3: {depth: 8, nice: 24},
-	4: {depth: 16, nice: 32},
-	5: {depth: 16, nice: 48, lazy: 1},
+	2: {depth: 2, nice: 16},
+	3: {depth: 4, nice: 16},
+	4: {depth: 3, nice: 32, lazy: 1},
+	5: {depth: 6, nice: 32, lazy: 1},
 	6: {depth: 12, nice: 64, lazy: 1},
-	7: {depth: 64, nice: 128, lazy: 1},
-	8: {depth: 192, nice: 258, lazy: 2},
-	9: {depth: 512, nice: 258, lazy: 2},
+	7: {depth: 32, nice: 128, lazy: 2},
+	8: {depth: 16, nice: 64, passes: 1},
+	9: {depth: 40, nice: 128, passes: 2},
 }
 
 const (
@@ -96,10 +96,14 @@ func NewEncoder(o Options) (*Encoder, error) {
 		return nil, err
 	}
 	e := &Encoder{Options: o}
-	if o.Level == MinLevel {
+	c := chains{distance: o.Window, effort: efforts[o.Level]}
+	switch {
+	case o.Level == MinLevel:
 		e.fast = newFast(o.Window)
-	} else {
-		e.matcher = &chains{distance: o.Window, effort: efforts[o.Level]}
+	case c.passes > 0:
+		e.matcher = &optimal{chains: c}
+	default:
+		e.matcher = &c
 	}
 	return e, nil
 }

@@ -96,3 +96,13 @@ func appendLiterals(tokens []token, n int) []token {
 	}
 	return tokens
 }
+
+// appendRun appends n literals and the matches of length bytes that are all equal to the one before them.
+func appendRun(tokens []token, n, length int) []token {
+	for ; length >= minMatch; n = 0 {
+		k := min(length, maxMatch)
+		tokens = appendMatch(tokens, n, k, 1)
+		length -= k
+	}
+	return appendLiterals(tokens, n+length)
+}
