@@ -16,8 +16,8 @@ type core struct {
 
 	out  []byte
 	op   int // out[:op] is decoded
-	low  int // out[low:op] may be referred to
-	stop int // run returns where op is higher: see there
+	low  int // matches may come from out[low:op]
+	stop int // run returns where op is higher; a Decoder's symbols stop at the end of out
 
 	begin  int64 // bit of the input at which the last header of a block began
 	block  BlockType

@@ -126,6 +126,9 @@ type workspace struct {
 //
 // As zlib does, it accepts besides complete codes one code of one bit alone, and no code at all; what the bits of these leave over
 // decodes to no symbol. The code length code has to be complete, which the caller checks.
+//
+// compress/flate and klauspost's decoder take these for the code length code too, and do not ask for a code for the end of the block; they then
+// fail later, so that all accept the same streams in the end, but see another kind of damage.
 func (w *workspace) build(table []uint32, main int, lens []uint8, symbols []uint32) error {
 	var count, next [maxCode + 1]int
 	for _, n := range lens {
