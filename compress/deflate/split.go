@@ -5,6 +5,7 @@ import "math/bits"
 const (
 	maxSegments = 512  // into which a part is divided before those that are alike are joined
 	minSegment  = 2048 // of the source, bytes
+	minSymbols  = 256  // in a segment
 	headerCost  = 60   // bits that a block takes besides its symbols and the lengths of their codes
 	lengthCost  = 4    // bits that a header takes for each symbol that occurs
 )
@@ -74,10 +75,11 @@ func (s *splitter) divide(src []byte, tokens []token) {
 	for {
 		g := &s.pool[len(s.segments)]
 		g.tokens, g.bytes = 0, 0
-		for g.tokens < len(tokens) && g.bytes < least {
+		for n := 0; g.tokens < len(tokens) && (g.bytes < least || n < minSymbols); n++ {
 			t := tokens[g.tokens]
 			g.tokens++
 			g.bytes += t.literals() + t.matched()
+			n += t.literals()
 		}
 		g.histogram = histogram{}
 		g.count(src[:g.bytes], tokens[:g.tokens])
