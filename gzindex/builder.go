@@ -87,18 +87,30 @@ func (b *builder) due(fileOff int64) bool {
 
 const (
 	sparseRatio = 16 // a span that is smaller in the file by this
-	sparseSpans = 3  // may be so much longer
+	sparseSpans = 2  // may be so much longer
 	patience    = 2  // points that wait for flush marks in vain before none waits any more
 
 	inCache = 16 << 10 // bytes that are looked at twice at little more cost than once
+)
+
+// The CRC-32 of zeros follows from their number, so that it need not be computed.
+var (
+	acrossCache = crcmath.Across(inCache)
+	zerosCRC    = crcmath.Zeros(inCache)
 )
 
 // add takes in the last n bytes of out, which d has just decoded, and sets a point where one is due.
 func (b *builder) add(d *decoder, out []byte, n int) error {
 	for p := out[len(out)-n:]; len(p) > 0; {
 		k := min(len(p), inCache)
-		b.part = sum{crc32.Update(b.part.crc, crc32.IEEETable, p[:k]), b.part.n + int64(k)}
-		b.zeros.add(p[:k])
+		zero := k == inCache && block.IsZero(p[:k])
+		if zero {
+			b.part.crc = acrossCache.Shift(b.part.crc) ^ zerosCRC
+		} else {
+			b.part.crc = crc32.Update(b.part.crc, crc32.IEEETable, p[:k])
+		}
+		b.part.n += int64(k)
+		b.zeros.add(p[:k], zero)
 		p = p[k:]
 	}
 	b.pos += int64(n)
@@ -278,11 +290,11 @@ type zeroFinder struct {
 
 const pageLen = 4096
 
-// add takes in what follows.
-func (z *zeroFinder) add(p []byte) {
+// add takes in what follows, which may be known to be zero.
+func (z *zeroFinder) add(p []byte, zero bool) {
 	for len(p) > 0 {
 		k := min(int64(len(p)), pageLen-z.pos%pageLen)
-		z.dirty = z.dirty || !block.IsZero(p[:k])
+		z.dirty = z.dirty || !zero && !block.IsZero(p[:k])
 		p, z.pos = p[k:], z.pos+k
 		if z.pos%pageLen != 0 {
 			return
