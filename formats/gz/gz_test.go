@@ -244,10 +244,10 @@ func TestPeersFiles(t *testing.T) {
 	want := text(6, 5<<20)
 	raw := filepath.Join(t.TempDir(), "disk.raw")
 	check(t, os.WriteFile(raw, want, 0o666))
-	for _, c := range [][]string{{"gzip", "-9"}, {"gzip", "-1"}, {"pigz", "-p4"}, {"pigz", "-p3", "-i"}, {"igzip", "-0"}, {"igzip", "-3"}, {"bgzip"}, {"busybox", "gzip"}, {"7zz", "a", "-tgzip", "-so", "x.gz"}} {
+	for _, c := range [][]string{{"gzip", "-9"}, {"gzip", "-1"}, {"pigz", "-p4"}, {"pigz", "-p3", "-i"}, {"igzip", "-0"}, {"igzip", "-3"}, {"bgzip"}, {"dictzip", "-k"}, {"busybox", "gzip"}, {"7zz", "a", "-tgzip", "-so", "x.gz"}} {
 		t.Run(c[0]+c[len(c)-1], func(t *testing.T) {
 			args := append(c[1:len(c):len(c)], "-c", raw)
-			if c[0] == "7zz" {
+			if c[0] == "7zz" || c[0] == "dictzip" {
 				args = append(c[1:len(c):len(c)], raw)
 			}
 			cmd := exec.Command(peers.Need(t, c[0]), args...)
@@ -256,6 +256,10 @@ func TestPeersFiles(t *testing.T) {
 			file, err := cmd.Output()
 			if err != nil {
 				t.Fatalf("%v: %v\n%s", c, err, stderr.Bytes())
+			}
+			if c[0] == "dictzip" {
+				file, err = os.ReadFile(raw + ".dz")
+				check(t, err)
 			}
 			if got, err := decodeAll(file); err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("stream: %d bytes, %v", len(got), err)

@@ -20,6 +20,7 @@ var packages = map[string]string{
 	"libdeflate-gzip":   "libdeflate-tools",
 	"libdeflate-gunzip": "libdeflate-tools",
 	"bgzip":             "tabix",
+	"dictzip":           "dictzip",
 	"bzip2":             "bzip2",
 	"xz":                "xz-utils",
 	"zstd":              "zstd",
