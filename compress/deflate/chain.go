@@ -3,7 +3,7 @@ package deflate
 import "math/bits"
 
 const (
-	hash3Bits = 13
+	hash3Bits = 14
 	hash4Bits = 16
 	window    = maxDistance
 )

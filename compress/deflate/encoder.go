@@ -77,10 +77,11 @@ const (
 	maxSrc  = 1 << 30 // what a matcher is shown without a reset, bytes
 )
 
-// Encoder compresses pieces of bytes that lie in memory. Its output depends on the pieces and the options alone. Its buffers, 1 to 4 MiB,
-// are reused: when it has seen pieces as long as those that follow, it allocates nothing. It is used by one goroutine at a time.
+// Encoder compresses pieces of bytes that lie in memory. Its output depends on the pieces and the options alone. Its buffers, 1 to 4 MiB and
+// at levels 8 and 9 up to 16, are reused: when it has seen pieces as long as those that follow, it allocates nothing. It is used by one
+// goroutine at a time.
 type Encoder struct {
-	Options
+	options  Options
 	fast     *fast   // of MinLevel, which has no matcher
 	matcher  matcher // of the other levels
 	tokens   []token
@@ -95,7 +96,7 @@ func NewEncoder(o Options) (*Encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Encoder{Options: o}
+	e := &Encoder{options: o}
 	c := chains{distance: o.Window, effort: efforts[o.Level]}
 	switch {
 	case o.Level == MinLevel:
@@ -116,7 +117,7 @@ func (e *Encoder) Append(dst, src []byte, end End) []byte {
 // AppendDict is Append where matches may reach back into dict, of which the last Window bytes count: whoever decodes has it before src.
 // Where src follows dict in memory, as parts of one slice, they are used as they are; else they are copied together.
 func (e *Encoder) AppendDict(dst, dict, src []byte, end End) []byte {
-	dict = dict[max(0, len(dict)-e.Window):]
+	dict = dict[max(0, len(dict)-e.options.Window):]
 	n := len(dict)
 	if whole := dict[:min(cap(dict), n+len(src))]; n > 0 && len(src) > 0 && len(whole) == n+len(src) && &whole[n] == &src[0] {
 		return e.append(dst, whole, n, end)
@@ -127,7 +128,7 @@ func (e *Encoder) AppendDict(dst, dict, src []byte, end End) []byte {
 
 // AppendZlib appends src as RFC 1950 has it: CMF, FLG, the DEFLATE form of src, and its Adler-32.
 func (e *Encoder) AppendZlib(dst, src []byte) []byte {
-	dst = appendZlibHeader(dst, e.Options)
+	dst = appendZlibHeader(dst, e.options)
 	dst = e.append(dst, src, 0, Final)
 	return binary.BigEndian.AppendUint32(dst, adler32.Checksum(src))
 }

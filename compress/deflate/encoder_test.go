@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -257,8 +258,8 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
-	if e := newEncoder(t, Options{}); e.Options != (Options{Level: DefaultLevel, Window: 32768}) {
-		t.Errorf("the zero Options stand for %+v", e.Options)
+	if e := newEncoder(t, Options{}); e.options != (Options{Level: DefaultLevel, Window: 32768}) {
+		t.Errorf("the zero Options stand for %+v", e.options)
 	}
 }
 
@@ -287,6 +288,37 @@ func TestLevels(t *testing.T) {
 				t.Errorf("%s: %d bytes at level %d, %d at the one before", name, n, level, before)
 			}
 			before = n
+		}
+	}
+}
+
+// TestLongSource compresses more at once than places are counted for: 1 GiB of zeros with text before, across and behind the limit.
+func TestLongSource(t *testing.T) {
+	if os.Getenv("IMGTOOL_SOAK") == "" {
+		t.Skip("takes 2 GiB of memory: set IMGTOOL_SOAK=1")
+	}
+	text := inputs()["text"]
+	src := make([]byte, maxSrc+maxSrc/16)
+	for _, at := range []int{1000, maxSrc - len(text)/2, maxSrc + maxSrc/32} {
+		copy(src[at:], text)
+	}
+	for _, level := range []int{MinLevel, DefaultLevel, MaxLevel} {
+		piece := newEncoder(t, Options{Level: level}).Append(nil, src, Final)
+		r := flate.NewReader(bytes.NewReader(piece))
+		if err := func() error {
+			buf := make([]byte, 1<<20)
+			for p := src; len(p) > 0; p = p[len(buf):] {
+				buf = buf[:min(len(buf), len(p))]
+				if _, err := io.ReadFull(r, buf); err != nil {
+					return err
+				}
+				if !bytes.Equal(buf, p[:len(buf)]) {
+					return fmt.Errorf("wrong in the MiB from %d on", len(src)-len(p))
+				}
+			}
+			return nil
+		}(); err != nil {
+			t.Errorf("level %d: %v", level, err)
 		}
 	}
 }

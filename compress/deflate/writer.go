@@ -8,7 +8,7 @@ import (
 )
 
 // Writer compresses a stream of any length. It collects 1 MiB of input before it compresses it, with what lies up to Window bytes before as history;
-// with its [Encoder] it holds 3 to 6 MiB. Whoever writes the same bytes gets the same stream, however they are spread over calls of Write;
+// with its [Encoder] it holds 3 to 6 MiB, at levels 8 and 9 up to 18. Whoever writes the same bytes gets the same stream, however they are spread over calls of Write;
 // where Flush is called shows. It is used by one goroutine at a time.
 type Writer struct {
 	w       io.Writer
@@ -34,7 +34,7 @@ func NewWriter(w io.Writer, f Framing, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	z := &Writer{framing: f, e: e, buf: make([]byte, 0, e.Window+partLen), sum: f.newSum()}
+	z := &Writer{framing: f, e: e, buf: make([]byte, 0, e.options.Window+partLen), sum: f.newSum()}
 	z.Reset(w)
 	return z, nil
 }
@@ -115,7 +115,7 @@ func (z *Writer) encode(final bool) {
 func (z *Writer) begin() {
 	z.e.w.out = z.out[:0]
 	if !z.begun {
-		z.e.w.out = z.framing.appendHeader(z.e.w.out, z.e.Options)
+		z.e.w.out = z.framing.appendHeader(z.e.w.out, z.e.options)
 		z.begun = true
 	}
 }
@@ -124,6 +124,6 @@ func (z *Writer) begin() {
 func (z *Writer) forward() {
 	z.out, z.e.w.out = z.e.w.out, nil
 	_, z.err = z.w.Write(z.out)
-	z.from = copy(z.buf, z.buf[max(0, len(z.buf)-z.e.Window):])
+	z.from = copy(z.buf, z.buf[max(0, len(z.buf)-z.e.options.Window):])
 	z.buf = z.buf[:z.from]
 }
