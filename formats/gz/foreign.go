@@ -22,7 +22,7 @@ func openForeign(ctx context.Context, dev block.Device, o formats.OpenOptions) (
 		}
 	}
 	opts.TrustSize = o.Glance && o.IndexFile == nil // an index takes the whole file in any case
-	opts.NoScan = o.Sequential // once is enough
+	opts.NoScan = o.Sequential                      // once is enough
 	d, err := gzindex.Open(ctx, dev, opts)
 	if err != nil {
 		return nil, err
