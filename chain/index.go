@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -18,19 +19,40 @@ type indexFile struct{ path string }
 
 func (x indexFile) Wrap(err error) error { return naming(x.path).wrap(err) }
 
+// Open implements formats.IndexFile. Where there is no file yet it also finds out whether one can be made, before an image is read for it.
 func (x indexFile) Open() (formats.Index, error) {
+	st, err := os.Stat(x.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		p, failed := x.create()
+		if failed == nil {
+			failed = p.Abort()
+		}
+		if failed != nil {
+			return nil, x.Wrap(fmt.Errorf("it cannot be made: %v", failed)) // what does not exist may be its folder
+		}
+	}
+	if err == nil && !st.Mode().IsRegular() { // opening a pipe would wait for ever
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return nil, x.Wrap(bare(err))
+	}
 	f, err := os.Open(x.path)
 	if err != nil {
 		return nil, x.Wrap(bare(err))
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
+	if st, err = f.Stat(); err != nil {
 		return nil, errors.Join(x.Wrap(bare(err)), f.Close())
 	}
 	return openIndex{f, st.Size()}, nil
+}
+
+// create begins the file.
+func (x indexFile) create() (*file.Pending, error) {
+	if _, err := os.Lstat(x.path); err == nil {
+		return nil, fs.ErrExist
+	}
+	return file.Create(x.path, file.CreateOptions{})
 }
 
 type openIndex struct {
@@ -42,10 +64,7 @@ func (i openIndex) Size() int64 { return i.size }
 
 // Write implements formats.IndexFile.
 func (x indexFile) Write(write func(io.Writer) error) error {
-	if _, err := os.Lstat(x.path); !errors.Is(err, fs.ErrNotExist) {
-		return x.Wrap(fs.ErrExist)
-	}
-	p, err := file.Create(x.path, file.CreateOptions{})
+	p, err := x.create()
 	if err != nil {
 		return x.Wrap(err)
 	}

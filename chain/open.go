@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -39,6 +40,9 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	in, err := src.open(ctx, arg, o)
 	if err != nil {
 		return nil, name.wrap(err)
+	}
+	if st, err := os.Stat(o.IndexFile); err == nil && in.stat != nil && os.SameFile(st, in.stat) {
+		return nil, errors.Join(usage("index file %s: it is the image", o.IndexFile), in.abandon())
 	}
 	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader}
 	if in.close != nil {

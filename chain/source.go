@@ -30,6 +30,17 @@ type input struct {
 	stat   os.FileInfo // of a local file, opened as a path or not; else nil
 }
 
+// abandon closes what is not used after all.
+func (in input) abandon() error {
+	switch {
+	case in.dev != nil:
+		return in.dev.Close()
+	case in.close != nil:
+		return in.close.Close()
+	}
+	return nil
+}
+
 // filePrefix begins the URL of a file.
 const filePrefix = "file://"
 

@@ -19,7 +19,8 @@ type Options struct {
 	// TrustSize makes Open return at once where GuessSize knows a size. The Device scans the file as far as it is read, and a
 	// read that reaches the last byte fails where the image turns out to be of another size.
 	TrustSize bool
-	// NoScan makes Open return errors.ErrUnsupported rather than read all of the file.
+	// NoScan makes Open return errors.ErrUnsupported rather than read all of the file, or read it by a table of pieces without checksums: a
+	// Scanner serves better who reads everything.
 	NoScan bool
 	// Memory is how many bytes cache, index and decoders may take; 0 means 128 MiB, and less than 8 MiB means 8 MiB. An index that is
 	// given does not count.
@@ -99,6 +100,12 @@ func (d *Device) learn(ctx context.Context, o Options) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if o.Index != nil && o.Index.Size() == 0 { // nothing would ever be decoded, and so found out
+		d.index, err = scanAll(ctx, d.file, scan, o.Progress)
+		if err != nil {
+			return err
+		}
 	}
 	if d.index == nil && o.TrustSize {
 		if size, how, ok := GuessSize(ctx, d.file); ok {

@@ -32,6 +32,17 @@ func TestGuessSize(t *testing.T) {
 	p := text(31, 100<<10)
 	damaged := gpt(p, 100<<10, 512)
 	damaged[512+gptAlternateLBA]++
+	// The partition ends where an image of 4 GiB more does, of which only this is there.
+	long := make([]byte, 5<<20)
+	r := rand.New(rand.NewPCG(1, 1))
+	for i := range long {
+		long[i] = byte(r.Uint32())
+	}
+	clear(long[mbrRecords:mbrSignature])
+	long[mbrRecords+mbrType] = 0x83
+	binary.LittleEndian.PutUint32(long[mbrRecords+mbrStart:], 1<<32/512)
+	binary.LittleEndian.PutUint32(long[mbrRecords+mbrSectors:], uint32(len(long)/512))
+	copy(long[mbrSignature:], "\x55\xaa")
 	for _, c := range []struct {
 		name string
 		file []byte
@@ -42,6 +53,7 @@ func TestGuessSize(t *testing.T) {
 		{"GPT with sectors of 4096 bytes", member(t, gpt(p, 100<<10, 4096), 6), 100 << 10, "ISIZE and GPT"},
 		{"GPT of another disk", member(t, gpt(p, 200<<10, 512), 6), 100 << 10, "ISIZE"},
 		{"damaged GPT", member(t, damaged, 6), 100 << 10, "ISIZE"},
+		{"partition beyond ISIZE", member(t, long, 1), 1<<32 + int64(len(long)), "ISIZE"},
 		{"no GPT", member(t, p, 6), 100 << 10, "ISIZE"},
 		{"too much for the file", append(member(t, nil, 6)[:19], 0xff, 0xff, 0xff, 0xff), 0, ""},
 		{"too short", []byte("\x1f\x8b"), 0, ""},

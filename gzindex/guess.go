@@ -18,7 +18,7 @@ const maxRatio = 1032
 //
 // ISIZE is the size modulo 2^32 of the last member, so of the whole image where there is one member, as there nearly always is. Among the
 // sizes that fit it, that of a disk at the end of which the backup of the image's GPT lies is taken where it is one, else the least that the
-// length of the file allows. An image that has been grown by a multiple of 4 GiB is guessed wrongly.
+// length of the file and the partitions allow. An image that has been grown by a multiple of 4 GiB is guessed wrongly.
 func GuessSize(ctx context.Context, file block.Device) (size int64, how string, ok bool) {
 	n := file.Size()
 	tail := make([]byte, 4)
@@ -30,14 +30,21 @@ func GuessSize(ctx context.Context, file block.Device) (size int64, how string, 
 	if !ok || isize < int64(len(image)) && isize+isizeRange > n*maxRatio {
 		return 0, "", false
 	}
-	if size, ok := gptSize(image); ok && size&(isizeRange-1) == isize && size/maxRatio <= n {
-		return size, "ISIZE and GPT", true
+	gpt, _ := gptSize(image)
+	if gpt > 0 && gpt&(isizeRange-1) == isize && gpt/maxRatio <= n {
+		return gpt, "ISIZE and GPT", true
 	}
 	// DEFLATE data are hardly ever longer than what they hold: not so long that it would take another 4 GiB to explain it.
-	for isize < max(n-n>>4-overhead, int64(len(image))) {
-		isize += isizeRange
+	least := max(n-n>>4-overhead, int64(len(image)))
+	if size = atLeast(isize, max(least, gpt, mbrEnd(image))); size/maxRatio > n { // a table of something else
+		size = atLeast(isize, least)
 	}
-	return isize, "ISIZE", isize/maxRatio <= n
+	return size, "ISIZE", size/maxRatio <= n
+}
+
+// atLeast returns the first size from least on that isize stands for.
+func atLeast(isize, least int64) int64 {
+	return isize + block.RoundDown(max(0, least-isize+isizeRange-1), isizeRange)
 }
 
 const (
@@ -95,4 +102,34 @@ func gptSize(p []byte) (int64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// The MBR: four records, and a signature.
+const (
+	mbrRecords   = 446
+	mbrRecordLen = 16
+	mbrActive    = 0x80 // may be set in the first byte of a record, which is 0 else
+	mbrType      = 4    // in a record
+	mbrStart     = 8
+	mbrSectors   = 12
+	mbrSignature = 510
+	mbrLen       = 512
+	gptProtected = 0xee // the type of a record that stands for a GPT
+)
+
+// mbrEnd returns where the last partition ends that the MBR at the beginning of p lists, in bytes; 0 where there is no MBR.
+func mbrEnd(p []byte) (end int64) {
+	if len(p) < mbrLen || p[mbrSignature] != 0x55 || p[mbrSignature+1] != 0xaa {
+		return 0
+	}
+	le := binary.LittleEndian
+	for r := p[mbrRecords:mbrSignature]; len(r) > 0; r = r[mbrRecordLen:] {
+		if r[0]&^mbrActive != 0 {
+			return 0 // a boot sector with code or text here
+		}
+		if r[mbrType] != 0 && r[mbrType] != gptProtected {
+			end = max(end, (int64(le.Uint32(r[mbrStart:]))+int64(le.Uint32(r[mbrSectors:])))*mbrLen)
+		}
+	}
+	return end
 }

@@ -206,7 +206,7 @@ func (x *Index) checkPoint(i int, size int64) error {
 		return errors.New("a span without CRC-32 that is no piece of its own")
 	case s.window > windowLen || s.nlit > maxNlit || s.ndist > maxNdist:
 		return errors.New("window or code lengths are too long")
-	case (s.size() > 0) != (s.length > 0) || s.off+int64(s.length) > size:
+	case (s.size() > 0) != (s.length > 0) || s.off+int64(s.length) > size || !s.plausible():
 		return fmt.Errorf("%d bytes of state at byte %d", s.length, s.off)
 	}
 	return nil

@@ -86,6 +86,8 @@ func TestIndexFileCrafted(t *testing.T) {
 		{"lengths", func(p []byte) []byte { le.PutUint16(p[point(2)+30:], 400); return p }, "too long"},
 		{"state", func(p []byte) []byte { le.PutUint16(p[point(2)+24:], 0); return p }, "of state"},
 		{"states", func(p []byte) []byte { le.PutUint16(p[point(2)+24:], 0xffff); return p }, "state"},
+		{"state that is too short for its code lengths", func(p []byte) []byte { le.PutUint16(p[point(2)+34:], 8); return p }, "of state"},
+		{"state that is too long", func(p []byte) []byte { le.PutUint16(p[point(2)+34:], 0xffff); return p }, "of state"},
 		{"run", func(p []byte) []byte { le.PutUint64(p[zeros+8:], 1<<40); return p }, "corrupt run of zeros"},
 		{"empty run", func(p []byte) []byte { le.PutUint64(p[zeros+8:], 0); return p }, "corrupt run of zeros"},
 	} {

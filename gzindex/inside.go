@@ -21,7 +21,7 @@ const scannerSize = 2 << 20
 func indexInside(ctx context.Context, file block.Device, scan ScanOptions, o Options) (*Index, error) {
 	t, err := tables.Read(ctx, file, tables.Options{Span: tableSpan, Places: int(scan.Limit / pointSize), Memory: o.Memory / 4})
 	switch {
-	case err != nil || t == nil, t.Size < 0 && o.NoScan:
+	case err != nil || t == nil, o.NoScan && (t.Size < 0 || !t.Summed):
 		return nil, err
 	case t.Size < 0:
 		return scanParts(ctx, file, t.Places, scan, o)

@@ -62,6 +62,15 @@ func words(n int) int { return (n + wordLen - 1) / wordLen }
 // bitmap returns how many bytes n bits take.
 func bitmap(n int) int { return (n + 7) / 8 }
 
+// plausible reports whether raw can be the length of the unpacked form.
+func (s *state) plausible() bool {
+	if s.size() == 0 {
+		return s.raw == 0
+	}
+	least := int(s.nlit) + int(s.ndist) + bitmap(words(int(s.window)))
+	return int(s.raw) >= least && int(s.raw) <= least+int(s.window)
+}
+
 // packer packs states.
 type packer struct {
 	raw []byte
@@ -119,7 +128,7 @@ func (u *unpacker) unpack(s *state, src io.ReaderAt) (lens, window []byte, err e
 	}
 	u.window = slices.Grow(u.window[:0], int(s.window))[:s.window]
 	head := int(s.nlit) + int(s.ndist)
-	if !expand(u.window, u.raw[min(head, len(u.raw)):]) {
+	if head > len(u.raw) || !expand(u.window, u.raw[head:]) {
 		return nil, nil, corrupt("state", s.off, "%d bytes are not the window of %d", len(u.raw), s.window)
 	}
 	return u.raw[:head], u.window, nil

@@ -290,3 +290,22 @@ func TestNoTable(t *testing.T) {
 		t.Fatalf("half a BGZF file: %v", err)
 	}
 }
+
+// TestTablesDamage gives files whose table is right and whose content is not what the checksums say: who reads everything learns it.
+func TestTablesDamage(t *testing.T) {
+	noise := make([]byte, 300000)
+	for i := range noise {
+		noise[i] = byte(i * i >> 7 * 37)
+	}
+	dz := dictzip(t, noise)
+	dz[len(dz)-8] ^= 1 // CRC32
+	if _, err := Open(ctx, fileOf(t, dz), Options{NoScan: true}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("dictzip to be read from front to back: %v", err)
+	}
+
+	bz := bgzf(t, noise[:1000])
+	clear(bz[len(bz)-28-4 : len(bz)-28]) // ISIZE of the last member before the one that ends the file
+	if _, err := Open(ctx, fileOf(t, bz), Options{}); !errors.As(err, new(*block.CorruptError)) {
+		t.Errorf("BGZF that says it is empty: %v", err)
+	}
+}

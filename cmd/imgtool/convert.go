@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -89,6 +90,9 @@ func (v *conversion) run(ctx context.Context, source, target string) error {
 	defer img.Close()
 	if chain.SameFile(img, target) {
 		return &usageError{err: fmt.Errorf("%s: the target is the source", target)}
+	}
+	if v.from.index != "" && sameName(v.from.index, target) {
+		return usagef("%s: the target is the index file", target)
 	}
 	progress, end := v.showProgress()
 	v.progress = progress
@@ -299,4 +303,16 @@ func sourceDateEpoch() (time.Time, error) {
 		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%s: not a number of seconds", text)
 	}
 	return time.Unix(n, 0).UTC(), nil
+}
+
+// sameName reports whether two paths lead to one file, be it there or not.
+func sameName(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	if errX == nil && errY == nil {
+		return os.SameFile(x, y)
+	}
+	a, errX = filepath.Abs(a)
+	b, errY = filepath.Abs(b)
+	return errX == nil && errY == nil && a == b
 }

@@ -23,16 +23,23 @@ func openForeign(ctx context.Context, dev block.Device, o formats.OpenOptions) (
 	}
 	opts.TrustSize = o.Glance && o.IndexFile == nil // an index takes the whole file in any case
 	opts.NoScan = o.Sequential                      // once is enough
-	d, err := gzindex.Open(ctx, dev, opts)
+	if o.IndexFile == nil {
+		d, err := gzindex.Open(ctx, dev, opts)
+		if err != nil {
+			return nil, err // not a nil *gzindex.Device
+		}
+		return d, nil
+	}
+	d, err := gzindex.Open(ctx, block.NoClose(dev), opts) // dev stays the caller's until the index is saved
 	if err != nil {
 		return nil, err
 	}
-	if o.IndexFile != nil {
-		if err := saveIndex(o.IndexFile, d.Index()); err != nil {
-			return nil, err
-		}
+	if table := d.Index().Table(); table != "" {
+		o.Logger().Info("no index file is needed: the image has a table of its own", "file", o.Name, "table", table)
+	} else if err := saveIndex(o.IndexFile, d.Index()); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
-	return d, nil
+	return &closing{block.Filter{Device: d}, dev}, nil
 }
 
 // openIndexed opens a file by the index beside it. The error is fs.ErrNotExist where there is none.
@@ -41,32 +48,38 @@ func openIndexed(ctx context.Context, dev block.Device, file formats.IndexFile, 
 	if err != nil {
 		return nil, err
 	}
-	opts.Index, err = gzindex.ReadIndex(r, r.Size())
-	if errors.Is(err, block.ErrNotFormat) {
-		err = errors.New("it holds something else than the index of a gzip file") // ErrNotFormat would be said of the image
+	if opts.Index, err = gzindex.ReadIndex(r, r.Size()); err != nil {
+		if errors.Is(err, block.ErrNotFormat) { // which would be said of the image
+			err = block.WithHint(errors.New("it holds something else than the index of a gzip file"), "name another file")
+		} else {
+			err = block.WithHint(err, remakeHint)
+		}
+		return nil, errors.Join(file.Wrap(err), r.Close())
 	}
-	if err == nil {
-		err = opts.Index.Matches(ctx, dev)
-	}
-	if err != nil {
-		err = block.WithHint(file.Wrap(err), "remove it, and it will be made anew")
+	if err := opts.Index.Matches(ctx, dev); err != nil {
+		var other *block.CorruptError
+		if errors.As(err, &other) {
+			err = block.WithHint(file.Wrap(err), remakeHint)
+		}
 		return nil, errors.Join(err, r.Close())
 	}
 	d, err := gzindex.Open(ctx, dev, opts)
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &indexed{block.Filter{Device: d}, r}, nil
+	return &closing{block.Filter{Device: d}, r}, nil
 }
 
-// indexed is a device that reads from its index file.
-type indexed struct {
+const remakeHint = "remove the index, and it will be made anew"
+
+// closing is a device that closes something else after it.
+type closing struct {
 	block.Filter
-	index io.Closer
+	after io.Closer
 }
 
 // Close implements block.Device.
-func (d *indexed) Close() error { return errors.Join(d.Filter.Close(), d.index.Close()) }
+func (d *closing) Close() error { return errors.Join(d.Filter.Close(), d.after.Close()) }
 
 // saveIndex writes an index into the file that is for it.
 func saveIndex(file formats.IndexFile, x *gzindex.Index) error {
@@ -74,13 +87,4 @@ func saveIndex(file formats.IndexFile, x *gzindex.Index) error {
 		_, err := x.WriteTo(w)
 		return err
 	})
-}
-
-// hasIndex reports whether there is an index beside the image, or something else under its name.
-func hasIndex(file formats.IndexFile) bool {
-	r, err := file.Open()
-	if err == nil {
-		err = r.Close()
-	}
-	return !errors.Is(err, fs.ErrNotExist)
 }

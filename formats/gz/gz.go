@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/imgtool/imgtool/block"
@@ -103,8 +104,16 @@ func decode(_ context.Context, r io.Reader, o formats.OpenOptions) (block.Stream
 	if _, err := formats.ParseOptions[any](nil, o.Values); err != nil {
 		return nil, err
 	}
-	if o.IndexFile == nil || hasIndex(o.IndexFile) {
+	if o.IndexFile == nil {
 		return newStream(r, o.Memory, gzindex.ScanOptions{}, nil), nil
+	}
+	x, err := o.IndexFile.Open()
+	if err == nil {
+		o.Logger().Warn("the index is not used for what is read from front to back only", "file", o.Name)
+		return newStream(r, o.Memory, gzindex.ScanOptions{}, nil), x.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	index := gzindex.ScanOptions{Index: true, Limit: o.Memory / 4}
 	return newStream(r, o.Memory, index, func(x *gzindex.Index) error { return saveIndex(o.IndexFile, x) }), nil

@@ -3,6 +3,7 @@ package gz
 import (
 	"context"
 	"io"
+	"os"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/gzindex"
@@ -66,8 +67,11 @@ func (s *stream) Next(ctx context.Context) (block.Run, error) {
 			return block.Run{}, s.err
 		}
 		select {
-		case s.piece = <-s.pieces:
-			s.rest, s.err = s.piece.data, s.piece.err
+		case p, ok := <-s.pieces:
+			if !ok {
+				return block.Run{}, os.ErrClosed
+			}
+			s.piece, s.rest, s.err = p, p.data, p.err
 		case <-ctx.Done():
 			return block.Run{}, ctx.Err()
 		}

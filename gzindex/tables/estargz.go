@@ -52,7 +52,7 @@ func readEStargz(ctx context.Context, file block.Device, o Options) (*Table, err
 			c.add(Place{Image: -1, File: off, Member: true}, off)
 		}
 	}
-	return &Table{Name: "eStargz", Size: -1, Places: c.list}, nil
+	return &Table{Name: "eStargz", Size: -1, Summed: true, Places: c.list}, nil
 }
 
 // tocOffset returns where a footer says that the TOC is.

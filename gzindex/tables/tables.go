@@ -17,7 +17,8 @@ import (
 // Table says where a gzip file can be entered.
 type Table struct {
 	Name   string  // BGZF, dictzip or eStargz
-	Size   int64   // of the image in bytes; -1 where the table does not say
+	Size   int64   // of the image in bytes, at least 1; -1 where the table does not say
+	Summed bool    // what lies between two places has checksums of its own
 	Places []Place // in order; the first is the beginning of the file
 }
 
@@ -148,7 +149,10 @@ func readBGZF(ctx context.Context, file block.Device, o Options) (*Table, error)
 		}
 		at, size = at+n, size+isize
 	}
-	return &Table{Name: "BGZF", Size: size, Places: c.list}, nil
+	if size == 0 {
+		return nil, nil // nothing would ever be decoded, and so found out
+	}
+	return &Table{Name: "BGZF", Size: size, Summed: true, Places: c.list}, nil
 }
 
 // bgzfMember returns how long the member is at the beginning of p, or 0 where none is or p is too short to tell.
