@@ -78,8 +78,8 @@ const (
 )
 
 // Encoder compresses pieces of bytes that lie in memory. Its output depends on the pieces and the options alone. Its buffers, 1 to 4 MiB and
-// at levels 8 and 9 up to 16, are reused: when it has seen pieces as long as those that follow, it allocates nothing. It is used by one
-// goroutine at a time.
+// at levels 8 and 9 up to 16, are reused: once they have grown to what the pieces need, it allocates nothing. It is used by one goroutine at
+// a time.
 type Encoder struct {
 	options  Options
 	fast     *fast   // of MinLevel, which has no matcher

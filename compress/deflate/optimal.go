@@ -4,6 +4,7 @@ import "math/bits"
 
 const (
 	stretchLen = 1 << 18 // what is parsed at once, bytes
+	maxOptions = 1 << 21 // found in a stretch, which ends there
 	hugeRun    = 1 << 11 // a run of one byte that ends a stretch, bytes
 
 	priceUnit = 64           // of prices, per bit
@@ -14,7 +15,7 @@ const (
 // optimal finds the cheapest way through all matches, not only the longest. What a symbol costs depends on how often it occurs, and that on the way
 // taken: so a stretch of the input is parsed several times, each time with the prices that the parse before leads to, block by block.
 //
-// All matches of a stretch are kept in memory, 4 to 8 MiB.
+// All matches of a stretch are kept in memory, 8 MiB at most.
 type optimal struct {
 	chains
 	options  []option
@@ -55,7 +56,7 @@ func (o *optimal) collect(src []byte, from int) (end, run int) {
 	stop := min(len(src), from+stretchLen)
 	misses, quiet := 0, 0 // quiet is how many places are not searched
 	p := from
-	for ; p < stop; p++ {
+	for ; p < stop && len(o.options) < maxOptions; p++ {
 		o.first = append(o.first, uint32(len(o.options)))
 		if p > len(src)-8 {
 			continue
