@@ -3,6 +3,27 @@ package inflate
 // lensOrder is the order in which the lengths of the code length code come: section 3.2.7.
 var lensOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
+// maxHeader is how many bits are read for the header of a block at most: BFINAL and BTYPE; HLIT, HDIST and HCLEN; 3 bits for each length of the
+// code length code; 7 bits for each other length, which repeats cannot exceed on average; 7 extra bits of a last repeat, which may be too long.
+const maxHeader = 3 + 14 + 3*19 + 7*(maxLit+maxDist) + 7
+
+// headerAtHand reports whether the header of a block can be read without waiting for input. For a dynamic block it may be wrong to say no.
+func (c *core) headerAtHand() bool {
+	c.top()
+	n := c.count()
+	if n < 3 {
+		return false
+	}
+	have := n + 8*(len(c.in)-c.ip)
+	switch c.bits >> 1 & 3 {
+	case 0:
+		return have >= 3+(n-3)&7+32
+	case 2:
+		return have >= maxHeader
+	}
+	return true
+}
+
 // header reads the header of a block and makes the core ready for what it holds.
 func (c *core) header() error {
 	c.begin = c.bitOffset()

@@ -102,9 +102,7 @@ func (c *core) need(n int) error {
 		if c.count() >= n {
 			return nil
 		}
-		if err := c.more(); err == io.EOF {
-			return io.ErrUnexpectedEOF
-		} else if err != nil {
+		if err := c.moreData(); err != nil {
 			return err
 		}
 	}
@@ -157,6 +155,15 @@ func (c *core) more() error {
 	return c.err
 }
 
+// moreData is more inside a structure, where the end of the input is unexpected.
+func (c *core) moreData() error {
+	err := c.more()
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
 // stop says why run returned.
 type stop uint8
 
@@ -179,7 +186,7 @@ func (c *core) run() (stop, error) {
 				return stopEnd, nil
 			case c.op > c.stop:
 				return stopFull, nil
-			case c.count() < 3 && c.waits(start):
+			case c.eager && c.op > start && !c.headerAtHand():
 				return stopWait, nil
 			}
 			if err := c.header(); err != nil {
@@ -216,9 +223,7 @@ func (c *core) copyStored(start int) (s stop, done bool, err error) {
 			if c.waits(start) {
 				return stopWait, true, nil
 			}
-			if err := c.more(); err == io.EOF {
-				return 0, true, io.ErrUnexpectedEOF
-			} else if err != nil {
+			if err := c.moreData(); err != nil {
 				return 0, true, err
 			}
 		}
@@ -235,9 +240,12 @@ func (c *core) copyStored(start int) (s stop, done bool, err error) {
 func (c *core) decode(start int) (s stop, done bool, err error) {
 	for {
 		if len(c.in)-c.ip >= margin && len(c.out)-c.op >= Slop {
-			if c.portable || c.trace.on(c.op) {
+			switch {
+			case c.trace.on(c.op):
+				fastTraced(c)
+			case c.portable:
 				fastGo(c)
-			} else {
+			default:
 				fast(c)
 			}
 		}
@@ -257,9 +265,7 @@ func (c *core) decode(start int) (s stop, done bool, err error) {
 			if c.waits(start) {
 				return stopWait, true, nil
 			}
-			if err := c.more(); err == io.EOF {
-				return 0, true, io.ErrUnexpectedEOF
-			} else if err != nil {
+			if err := c.moreData(); err != nil {
 				return 0, true, err
 			}
 		}

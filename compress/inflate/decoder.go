@@ -1,7 +1,7 @@
 package inflate
 
 // A Decoder decodes streams that lie in memory whole. The zero value is ready. It holds tables, some 20 KiB, which are reused from one stream to
-// the next, allocates nothing, and is used by one goroutine at a time.
+// the next, and is used by one goroutine at a time. It allocates nothing, but for FEXTRA, FNAME and FCOMMENT of a gzip header.
 type Decoder struct {
 	c core
 }
@@ -10,9 +10,12 @@ type Decoder struct {
 // a byte, framing included. Checksums are checked.
 //
 // The error is [ErrShort] where the stream ends before dst is full, [ErrLong] where it goes on after that, io.ErrUnexpectedEOF where src ends
-// before the stream, and *[Error] otherwise; used is 0 then. After an error dst may hold anything. Nothing beyond len(dst) is ever written,
-// whatever cap(dst) is.
+// before the stream, and *[Error] otherwise, or says that f is unknown; used is 0 then. After an error dst may hold anything. Nothing beyond
+// len(dst) is ever written, whatever cap(dst) is.
 func (d *Decoder) Decode(dst, src []byte, f Framing) (used int, err error) {
+	if f > Gzip {
+		return 0, errFraming
+	}
 	c := &d.c
 	c.give(dst, src)
 	defer c.release()

@@ -1,7 +1,7 @@
 package inflate
 
 import (
-	"encoding/binary"
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,24 +14,25 @@ type Header struct {
 	Comment string // FCOMMENT, likewise
 	ModTime uint32 // MTIME, seconds since 1970; 0: unknown
 	OS      byte
-	Flags   byte  // FLG, see the Flag constants
+	Flags   byte  // FLG of RFC 1952 section 2.3.1
 	XFL     byte  // what the compressor did: 2 its best, 4 its fastest
 	Len     int64 // of the header, bytes
 }
 
-// Bits of Header.Flags: RFC 1952 section 2.3.1.
+// Bits of FLG: RFC 1952 section 2.3.1.
 const (
-	FlagText    = 1 << iota // FTEXT
-	FlagHCRC                // FHCRC: the header has a checksum, which was right
-	FlagExtra               // FEXTRA
-	FlagName                // FNAME
-	FlagComment             // FCOMMENT
+	ftext = 1 << iota
+	fhcrc
+	fextra
+	fname
+	fcomment
 )
 
 const (
 	maxHeaderText = 64 << 10 // bytes of FNAME and of FCOMMENT; longer ones are refused
 
-	methodDeflate = 8 // CM
+	gzipMagic     = "\x1f\x8b" // ID1, ID2
+	methodDeflate = 8          // CM
 )
 
 var (
@@ -55,23 +56,20 @@ func (c *core) take(n int) (uint64, error) {
 	return v, nil
 }
 
-// framingHeader reads what stands before the data.
+// framingHeader reads what stands before the data. Nothing of the input is in bits.
 func (c *core) framingHeader(f Framing) (h Header, err error) {
-	at := c.bitOffset()
+	begin := c.bitOffset()
 	switch f {
 	case Zlib:
-		err = c.zlibHeader()
+		err = c.zlibHeader(begin)
 	case Gzip:
-		err = c.gzipHeader(&h)
+		err = c.gzipHeader(begin, &h)
 	}
-	if damage, ok := err.(*Error); ok {
-		damage.Off = at / 8
-	}
-	h.Len = (c.bitOffset() - at) / 8
+	h.Len = (c.bitOffset() - begin) / 8
 	return h, err
 }
 
-func (c *core) zlibHeader() error {
+func (c *core) zlibHeader(begin int64) error {
 	v, err := c.take(2)
 	if err != nil {
 		return err
@@ -79,87 +77,132 @@ func (c *core) zlibHeader() error {
 	cmf, flg := v&0xff, v>>8
 	switch {
 	case (cmf<<8|flg)%31 != 0:
-		return c.damage(partHeader, errZlib)
+		err = errZlib
 	case cmf&15 != methodDeflate:
-		return c.damage(partHeader, errMethod)
+		err = errMethod
 	case cmf>>4 > 7:
-		return c.damage(partHeader, errCINFO)
+		err = errCINFO
 	case flg&0x20 != 0: // FDICT
-		return c.damage(partHeader, errDictionary)
+		err = errDictionary
+	default:
+		return nil
 	}
-	return nil
+	return c.damageAt(begin, partHeader, err)
 }
 
 // gzipReader reads the header of a member and keeps the CRC of what it has read.
 type gzipReader struct {
-	c   *core
-	crc uint32
-	err error // the first one; what is read after it is 0
+	c     *core
+	begin int64 // bit of the input at which the header begins
+	crc   uint32
+	err   error // the first one; what is read after it is 0, or empty
 }
 
-// take reads n bytes, at most 4.
-func (r *gzipReader) take(n int) uint32 {
-	if r.err != nil {
-		return 0
+// fail makes err what is wrong with the header, if nothing was before.
+func (r *gzipReader) fail(err error) {
+	if r.err == nil {
+		r.err = r.c.damageAt(r.begin, partHeader, err)
 	}
-	v, err := r.c.take(n)
-	r.err = err
-	var b [4]byte
-	binary.LittleEndian.PutUint32(b[:], uint32(v))
-	r.crc = crc32.Update(r.crc, crc32.IEEETable, b[:n])
-	return uint32(v)
 }
 
+// some returns those of the next n bytes that are at hand, at least one, or none after an error. They are taken with pass.
+func (r *gzipReader) some(n int) []byte {
+	c := r.c
+	if r.err == nil && c.ip == len(c.in) {
+		r.err = c.moreData()
+	}
+	if r.err != nil {
+		return nil
+	}
+	return c.in[c.ip:min(len(c.in), c.ip+n)]
+}
+
+func (r *gzipReader) pass(p []byte) {
+	r.c.ip += len(p)
+	r.crc = crc32.Update(r.crc, crc32.IEEETable, p)
+}
+
+// take reads n bytes, at most 4, as a little-endian number.
+func (r *gzipReader) take(n int) (v uint32) {
+	for i := 0; i < n; {
+		p := r.some(n - i)
+		if r.err != nil {
+			return 0
+		}
+		for _, b := range p {
+			v |= uint32(b) << (8 * i)
+			i++
+		}
+		r.pass(p)
+	}
+	return v
+}
+
+// extra reads FEXTRA.
+func (r *gzipReader) extra() []byte {
+	n := int(r.take(2))
+	field := make([]byte, 0, n)
+	for len(field) < n && r.err == nil {
+		p := r.some(n - len(field))
+		field = append(field, p...)
+		r.pass(p)
+	}
+	return field
+}
+
+// text reads FNAME or FCOMMENT.
 func (r *gzipReader) text() string {
 	var text []byte
-	for r.err == nil {
-		b := byte(r.take(1))
-		if b == 0 {
-			break
+	for r.err == nil && len(text) <= maxHeaderText {
+		p := r.some(maxHeaderText + 1 - len(text))
+		if end := bytes.IndexByte(p, 0); end >= 0 {
+			text = append(text, p[:end]...)
+			r.pass(p[:end+1])
+			return string(text)
 		}
-		if len(text) == maxHeaderText {
-			r.err = r.c.damage(partHeader, errLongText)
-			break
-		}
-		text = append(text, b)
+		text = append(text, p...)
+		r.pass(p)
 	}
-	return string(text)
+	r.fail(errLongText)
+	return ""
 }
 
 // gzipHeader reads the header of a member: section 2.3.
-func (c *core) gzipHeader(h *Header) error {
-	r := gzipReader{c: c}
-	magic, method, flags := r.take(2), r.take(1), byte(r.take(1))
-	h.Flags = flags
+func (c *core) gzipHeader(begin int64, h *Header) error {
+	r := gzipReader{c: c, begin: begin}
+	for _, id := range []byte(gzipMagic) {
+		if byte(r.take(1)) != id {
+			r.fail(errMagic)
+			return r.err
+		}
+	}
+	method := r.take(1)
+	h.Flags = byte(r.take(1))
 	h.ModTime = r.take(4)
 	h.XFL = byte(r.take(1))
 	h.OS = byte(r.take(1))
 	switch {
-	case r.err != nil:
-		return r.err
-	case magic != 0x8b1f:
-		return c.damage(partHeader, errMagic)
 	case method != methodDeflate:
-		return c.damage(partHeader, errMethod)
-	case flags&^(FlagText|FlagHCRC|FlagExtra|FlagName|FlagComment) != 0:
-		return c.damage(partHeader, errFlags)
+		r.fail(errMethod)
+	case h.Flags&^(ftext|fhcrc|fextra|fname|fcomment) != 0:
+		r.fail(errFlags)
 	}
-	if flags&FlagExtra != 0 {
-		h.Extra = make([]byte, 0, r.take(2))
-		for range cap(h.Extra) {
-			h.Extra = append(h.Extra, byte(r.take(1)))
-		}
+	if r.err != nil {
+		return r.err
 	}
-	if flags&FlagName != 0 {
+	if h.Flags&fextra != 0 {
+		h.Extra = r.extra()
+	}
+	if h.Flags&fname != 0 {
 		h.Name = r.text()
 	}
-	if flags&FlagComment != 0 {
+	if h.Flags&fcomment != 0 {
 		h.Comment = r.text()
 	}
-	if flags&FlagHCRC != 0 {
+	if h.Flags&fhcrc != 0 {
 		want := r.crc & 0xffff
-		if got := r.take(2); r.err == nil && got != want {
-			return c.damage(partHeader, errHCRC)
+		if r.take(2) != want {
+			r.fail(errHCRC)
 		}
 	}
 	return r.err
@@ -218,9 +261,9 @@ func (c *core) trailer(f Framing, sum uint32, size int64) error {
 	return nil
 }
 
-// atEnd reports, with io.EOF, that there is no more input, or src's error. The input is byte aligned.
+// atEnd reports, with io.EOF, that there is no more input, or src's error. Nothing of the input is in bits.
 func (c *core) atEnd() error {
-	if c.count() > 0 || c.ip < len(c.in) {
+	if c.ip < len(c.in) {
 		return nil
 	}
 	return c.more()

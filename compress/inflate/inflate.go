@@ -5,8 +5,9 @@
 // tell at any time where it stands to the bit ([Reader.Point]), go on there later ([Reader.Resume]), say which bytes of the window are
 // really referred to ([Reader.Trace]), and stop where a compressor flushed ([Reader.StopAtMarks]).
 //
-// Both run the same loops, so that they accept the same streams, which are those that zlib accepts, and put the same offset to damage.
-// Memory is what their types hold and never depends on the input.
+// Both run the same loops, so that they accept the same streams, and put the same offset to damage. These are the streams that zlib accepts, but
+// for those with more than 64 KiB of FNAME or FCOMMENT, which are refused.
+// Memory is what their types hold, and depends on the input only for the Extra, Name and Comment of a [Header], of up to 64 KiB each.
 //
 // Neither type may be used by two goroutines at once; different values are independent.
 package inflate
@@ -84,6 +85,7 @@ var (
 	errTooFar       = errors.New("reaches before the start of the output")
 	errChecksum     = errors.New("checksum does not match the data")
 	errISIZE        = errors.New("ISIZE does not match the data")
+	errFraming      = errors.New("inflate: unknown framing")
 	errNotBegun     = errors.New("inflate: read before Begin")
 	errInsideStream = errors.New("inflate: input looked at inside a stream")
 )

@@ -120,7 +120,7 @@ func (z *Reader) Trace(seen *[windowSize]bool) {
 	z.trace = z.out
 }
 
-// Traced reports whether nothing more will be seen: 32768 bytes were decoded since Trace, or the stream has ended.
+// Traced reports whether nothing more will be seen: 32768 bytes were decoded since Trace, or the stream has ended, or cannot be read on.
 func (z *Reader) Traced() bool {
-	return z.phase != phaseStream || z.out-z.trace >= windowSize
+	return z.phase != phaseStream || z.err != nil || z.out-z.trace >= windowSize
 }

@@ -7,7 +7,7 @@ import (
 
 const (
 	inputSize = 256 << 10 // bytes of the Reader's input buffer
-	pieceSize = 256 << 10 // bytes that Next returns at most
+	pieceSize = 256 << 10 // bytes that Next's buffer holds besides the window before them
 )
 
 // A Reader decodes forward, from an io.Reader, in bounded memory: about 600 KiB, less for who uses Fill.
@@ -66,7 +66,10 @@ func (z *Reader) restart(r io.Reader, off int64) {
 // Begin reads the header of the stream that starts where the input stands: at a byte, after another stream behind its trailer.
 //
 // The error is io.EOF where the input ends before the first byte, io.ErrUnexpectedEOF where it ends inside the header, and *[Error] with
-// Part "header" where this is no header, or has more than 64 KiB of FNAME or FCOMMENT. Raw data has no header, and Begin never fails.
+// Part "header" where this is no header, or has more than 64 KiB of FNAME or FCOMMENT. Raw data has no header, and Begin does not fail.
+// Another framing than the three is an error too.
+//
+// A Header's Extra, Name and Comment are allocated anew, and are the caller's.
 func (z *Reader) Begin(f Framing) (Header, error) {
 	c := &z.c
 	c.align()
@@ -75,7 +78,10 @@ func (z *Reader) Begin(f Framing) (Header, error) {
 	z.phase, z.err = phaseIdle, nil
 	z.f, z.sum, z.out = f, f.firstSum(), 0
 	z.at, z.unread = 0, nil
-	if f == Raw {
+	switch {
+	case f > Gzip:
+		return Header{}, errFraming
+	case f == Raw:
 		z.phase = phaseStream
 		return Header{}, nil
 	}
@@ -104,12 +110,13 @@ func (z *Reader) allocateOutput() {
 
 // Fill decodes into buf[at:] and returns how many bytes it has decoded. It returns when fewer than [Slop] bytes are left in buf, at the end of
 // the stream, and, with StopAtMarks, where the compressor flushed. What is in buf behind the decoded bytes may be overwritten.
+// Over endless empty blocks one call goes on for as long as the input does: who wants to stop it makes the input's Read fail.
 //
 // buf[:at] holds the output before: all of it, or its last 32768 bytes at least. A caller who changes buffers copies them over.
 //
 // At the end of the stream the error is io.EOF, and n may be more than 0: the trailer was read, and the checksum and size in it are right.
 // Other errors come with n = 0, after all that was decoded before the damage: *[Error], io.ErrUnexpectedEOF where the input ends, what
-// the input returns, or io.ErrShortBuffer where there are not Slop bytes behind at.
+// the input returns, or io.ErrShortBuffer where at is negative or there are not Slop bytes behind it.
 func (z *Reader) Fill(buf []byte, at int) (n int, err error) {
 	return z.fill(buf, at, false)
 }
@@ -120,7 +127,7 @@ func (z *Reader) fill(buf []byte, at int, eager bool) (int, error) {
 		return 0, z.err
 	case z.phase != phaseStream:
 		return 0, errNotBegun
-	case len(buf)-at < Slop:
+	case at < 0 || len(buf)-at < Slop:
 		return 0, io.ErrShortBuffer
 	}
 	c := &z.c
@@ -142,7 +149,7 @@ func (z *Reader) fill(buf []byte, at int, eager bool) (int, error) {
 	if err != nil && c.block == Between {
 		z.stood = c.begin // parts of the header were taken
 	}
-	if err == nil && stop == stopEnd {
+	if err == nil && stop == stopEnd && (n == 0 || !eager) { // the trailer may have to be waited for
 		if err = c.trailer(z.f, z.sum, z.out); err == nil {
 			z.phase, err = phaseEnd, io.EOF
 		}
@@ -157,7 +164,8 @@ func (z *Reader) fill(buf []byte, at int, eager bool) (int, error) {
 // Next returns the next piece of the output, which is valid until the next call of a method other than Point and the offsets. At the end of the
 // stream, after the last piece, the error is io.EOF; otherwise errors are those of Fill.
 //
-// Next does not wait for input while it has output. The piece is empty only where StopAtMarks is on and one mark follows another.
+// Next does not wait for input while it has output, not even for the trailer. The piece is empty only where StopAtMarks is on, and one mark
+// follows another or the input at hand ended before the mark.
 func (z *Reader) Next() ([]byte, error) {
 	if len(z.unread) > 0 {
 		p := z.unread

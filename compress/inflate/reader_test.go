@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"testing/iotest"
@@ -141,8 +142,25 @@ func TestInputErrors(t *testing.T) {
 	if _, err := z.Fill(make([]byte, 1000+Slop-1), 1000); err != io.ErrShortBuffer {
 		t.Errorf("Fill without room: %v", err)
 	}
+	room := make([]byte, 2*Slop)
+	for _, at := range []int{-1, -Slop, math.MinInt} {
+		if n, err := z.Fill(room[Slop:], at); n != 0 || err != io.ErrShortBuffer || !bytes.Equal(room, make([]byte, 2*Slop)) {
+			t.Errorf("Fill at %d: %d, %v", at, n, err)
+		}
+	}
 	if n, err := z.Fill(make([]byte, Slop), 0); n == 0 || err != nil {
 		t.Errorf("Fill with just room: %d, %v", n, err)
+	}
+}
+
+// TestFillEnd: Fill reads the trailer along with the last output.
+func TestFillEnd(t *testing.T) {
+	src := wrapped("\x1f\x8b\x08\x00\x01\x02\x03\x04\x00\x03", new(maker).fixed(1).literals("abc").end().out, "abc")
+	z := NewReader(bytes.NewReader(src))
+	_, err := z.Begin(Gzip)
+	check(t, err)
+	if n, err := z.Fill(make([]byte, 1000), 0); n != 3 || err != io.EOF || z.InputOffset() != int64(len(src)) {
+		t.Errorf("%d, %v, stands at %d", n, err, z.InputOffset())
 	}
 }
 

@@ -3,6 +3,7 @@ package inflate
 import (
 	"bytes"
 	"compress/flate"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -346,4 +347,106 @@ func TestEager(t *testing.T) {
 		t.Errorf("%q", p)
 	}
 	r.Close()
+}
+
+// TestPatience: Next returns all that the input at hand decodes to before it asks for more, wherever that ends.
+func TestPatience(t *testing.T) {
+	m := new(maker).fixed(0).literals("ab").end().dynamic(0, nearest, []uint8{1, 1}).literals("ab").code(nearest, 257).code([]uint8{1, 1}, 1).end()
+	m.put(0, 3).align().put(3, 16).put(0xfffc, 16).literalBytes("xyz").put(0, 3).align().put(0, 16).put(0xffff, 16)
+	m.fixed(0).literals("cd").end().dynamic(1, nearest, []uint8{0}).literals("ab").end()
+	const want = "abababaxyzcdab"
+	src := wrapped("\x1f\x8b\x08\x00\x01\x02\x03\x04\x00\x03", m.out, want)
+	for n := range src {
+		soon, _, _ := readAll(bytes.NewReader(src[:n]), Gzip)
+		var got []byte
+		z := NewReader(io.MultiReader(bytes.NewReader(src[:n]), &pause{bytes.NewReader(src[n:]), func() {
+			if !bytes.Equal(got, soon) {
+				t.Errorf("of %q, which %d bytes hold, only %q before more are asked for", soon, n, got)
+			}
+		}}))
+		_, err := z.Begin(Gzip)
+		check(t, err)
+		for err == nil {
+			var p []byte
+			p, err = z.Next()
+			got = append(got, p...)
+		}
+		if err != io.EOF || string(got) != want {
+			t.Errorf("in two parts, of which one has %d bytes: %q, %v", n, got, err)
+		}
+	}
+}
+
+// pause calls at before it is read first.
+type pause struct {
+	r  io.Reader
+	at func()
+}
+
+func (p *pause) Read(b []byte) (int, error) {
+	if p.at != nil {
+		p.at()
+		p.at = nil
+	}
+	return p.r.Read(b)
+}
+
+// TestLongestHeader makes sure that maxHeader covers the longest header of a dynamic block: one whose lengths all have codes of 7 bits, and
+// of which the last repeats too much.
+func TestLongestHeader(t *testing.T) {
+	m := new(maker).put(0, 1).put(2, 2).put(29, 5).put(29, 5).put(15, 4)
+	code := []uint8{6, 7, 0, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7}
+	for _, i := range lensOrder {
+		m.put(int(code[i]), 3)
+	}
+	for range maxLit + maxDist - 1 {
+		m.code(code, 1)
+	}
+	m.code(code, 18).put(127, 7)
+	if m.n != maxHeader {
+		t.Errorf("%d bits", m.n)
+	}
+	var c core
+	c.give(nil, m.out)
+	if !c.headerAtHand() {
+		t.Error("not at hand")
+	}
+	if err := c.header(); !errors.Is(err, errTooMany) {
+		t.Error(err)
+	}
+}
+
+// TestTracedDamage: who traces until nothing more is seen comes to an end.
+func TestTracedDamage(t *testing.T) {
+	src := stored([]byte("abc"))
+	for _, rest := range [][]byte{nil, {7}} {
+		z := NewReader(bytes.NewReader(append(bytes.Clone(src), rest...)))
+		_, err := z.Begin(Raw)
+		check(t, err)
+		z.Trace(new([windowSize]bool))
+		for range 3 {
+			if z.Traced() {
+				break
+			}
+			z.Next()
+		}
+		if !z.Traced() {
+			t.Errorf("%x: not traced", rest)
+		}
+	}
+}
+
+// TestFastTraced: behind the traced bytes the loop ends, so that the fastest one can go on.
+func TestFastTraced(t *testing.T) {
+	want := kinds[5].make(rand.New(rand.NewPCG(12, 12)), 20000)
+	const traced = 1000
+	var c core
+	dst := make([]byte, len(want))
+	c.give(dst, deflated(t, want, 6))
+	check(t, c.header())
+	c.trace = trace{seen: new([windowSize]bool), from: traced - windowSize}
+	fastTraced(&c)
+	if c.op < traced || c.op > traced+Slop || c.trace.on(c.op) || len(c.out) != len(dst) || !bytes.Equal(dst[:c.op], want[:c.op]) {
+		t.Errorf("stands at %d, with room of %d bytes", c.op, len(c.out))
+	}
 }

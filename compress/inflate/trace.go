@@ -13,6 +13,14 @@ func (t *trace) end() { *t = trace{} }
 // on reports whether what is decoded to op can refer to a byte before the place.
 func (t *trace) on(op int) bool { return t.seen != nil && op-t.from < windowSize }
 
+// fastTraced does what fastGo does, as far as matches are traced.
+func fastTraced(c *core) {
+	out := c.out
+	c.out = out[:min(len(out), c.trace.from+windowSize+Slop)]
+	fastGo(c)
+	c.out = out
+}
+
 // note notes a match.
 func (t *trace) note(op, dist, length int) {
 	if t.seen == nil {
