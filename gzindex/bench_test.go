@@ -11,10 +11,14 @@ import (
 	"github.com/imgtool/imgtool/block"
 )
 
-// disk returns a gzip file to measure with: IMGTOOL_IMAGES/small.raw.gz where that is set, else one that is made.
+// disk returns a gzip file to measure with: the one that IMGTOOL_GZ names, or IMGTOOL_IMAGES/small.raw.gz, or one that is made.
 func disk(b *testing.B) []byte {
-	if dir := os.Getenv("IMGTOOL_IMAGES"); dir != "" {
-		file, err := os.ReadFile(filepath.Join(dir, "small.raw.gz"))
+	path := os.Getenv("IMGTOOL_GZ")
+	if dir := os.Getenv("IMGTOOL_IMAGES"); path == "" && dir != "" {
+		path = filepath.Join(dir, "small.raw.gz")
+	}
+	if path != "" {
+		file, err := os.ReadFile(path)
 		check(b, err)
 		return file
 	}
