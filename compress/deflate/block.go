@@ -113,15 +113,10 @@ func (w *blockWriter) block(src []byte, tokens []token, h *histogram, final bool
 	w.huffman.lengths(w.lens.dist[:distSymbols], h[firstDist:], maxDistLen)
 	w.header.make(&w.huffman, &w.lens)
 
-	extra := h.extraBits()
-	dynamic := w.header.size + w.lens.size(h) + extra
-	fixed := fixedLens.size(h) + extra
-	stored := w.storedSize(len(src)) - headerBits
-	w.out = slices.Grow(w.out, (min(fixed, dynamic, stored)+headerBits)/8+4*spare)
-	switch {
-	case stored <= min(fixed, dynamic):
+	switch w.choose(h, len(src)) {
+	case storedBlock:
 		w.stored(src, final)
-	case fixed <= dynamic:
+	case fixedBlock:
 		w.begin(fixedBlock, final)
 		w.codes.make(&fixedLens)
 		w.tokens(src, tokens)
@@ -131,6 +126,23 @@ func (w *blockWriter) block(src []byte, tokens []token, h *histogram, final bool
 		w.codes.make(&w.lens)
 		w.tokens(src, tokens)
 	}
+}
+
+// choose returns the BTYPE in which a block takes the fewest bits that covers n bytes, of which h is the count of symbols and w.header and w.lens are
+// made, and makes room for it.
+func (w *blockWriter) choose(h *histogram, n int) uint64 {
+	extra := h.extraBits()
+	dynamic := w.header.size + w.lens.size(h) + extra
+	fixed := fixedLens.size(h) + extra
+	stored := w.storedSize(n) - headerBits
+	w.out = slices.Grow(w.out, (min(fixed, dynamic, stored)+headerBits)/8+4*spare)
+	switch {
+	case stored <= min(fixed, dynamic):
+		return storedBlock
+	case fixed <= dynamic:
+		return fixedBlock
+	}
+	return dynamicBlock
 }
 
 func (w *blockWriter) begin(btype uint64, final bool) {

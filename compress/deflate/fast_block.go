@@ -1,7 +1,5 @@
 package deflate
 
-import "slices"
-
 const (
 	minBlockSteps = 1 << 14 // in a block, unless noise or the input ends it
 
@@ -64,17 +62,12 @@ func (f *fast) block(w *blockWriter, src []byte, final bool) {
 	w.huffman.lengths(w.lens.dist[:distSymbols], f.weights[firstDist:], fastDistLen)
 	w.header.make(&w.huffman, &w.lens)
 
-	extra := h.extraBits()
-	dynamic := w.header.size + w.lens.size(h) + extra
-	fixed := fixedLens.size(h) + extra
-	stored := w.storedSize(len(src)) - headerBits
-	w.out = slices.Grow(w.out, (min(fixed, dynamic, stored)+headerBits)/8+4*spare)
 	lens := &w.lens
-	switch {
-	case stored <= min(fixed, dynamic):
+	switch w.choose(h, len(src)) {
+	case storedBlock:
 		w.stored(src, final)
 		return
-	case fixed <= dynamic:
+	case fixedBlock:
 		lens = &fixedLens
 		w.begin(fixedBlock, final)
 	default:
