@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"strings"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/compress/inflate"
@@ -13,9 +12,8 @@ import (
 
 const (
 	format     = "gz"
-	magic      = "\x1f\x8b" // ID1 ID2
-	windowLen  = 32 << 10   // how far DEFLATE reaches back, in bytes
-	trailerLen = 8          // CRC32, ISIZE
+	windowLen  = 32 << 10 // how far DEFLATE reaches back, in bytes
+	trailerLen = 8        // CRC32, ISIZE
 )
 
 // decoder decodes the members of a gzip file one after another, from any point, and knows where in the file it is.
@@ -64,11 +62,8 @@ func (d *decoder) begin() error {
 		}
 	}
 	at := d.offset()
-	id, _ := d.z.Peek(len(magic)) // Begin meets the error again
-	foreign := !strings.HasPrefix(magic, string(id))
 	_, err := d.z.Begin(inflate.Gzip)
-	var damage *inflate.Error
-	foreign = foreign || errors.As(err, &damage)
+	foreign := errors.As(err, new(*inflate.Error))
 	switch {
 	case foreign && d.begun:
 		return block.Corrupt(format, "file", at, "what follows the last member is neither a member nor padding")

@@ -64,7 +64,7 @@ type Device struct {
 }
 
 // Open opens the gzip file in file, and owns it from then on unless it returns an error: block.ErrNotFormat for what is no gzip file, a
-// *block.CorruptError for a damaged one, or one that Options.Index does not belong to.
+// *block.CorruptError for a damaged one, or one that Options.Index does not belong to, which is ErrOtherFile as well.
 func Open(ctx context.Context, file block.Device, o Options) (*Device, error) {
 	if o.Memory == 0 {
 		o.Memory = defaultMemory
@@ -97,15 +97,12 @@ func (d *Device) learn(ctx context.Context, o Options) (err error) {
 		err = errIncomplete
 	default:
 		err = o.Index.Matches(ctx, d.file)
+		if err == nil && o.Index.Size() == 0 { // nothing would ever be decoded, and so found out
+			d.index, err = scanAll(ctx, d.file, scan, o.Progress)
+		}
 	}
 	if err != nil {
 		return err
-	}
-	if o.Index != nil && o.Index.Size() == 0 { // nothing would ever be decoded, and so found out
-		d.index, err = scanAll(ctx, d.file, scan, o.Progress)
-		if err != nil {
-			return err
-		}
 	}
 	if d.index == nil && o.TrustSize {
 		if size, how, ok := GuessSize(ctx, d.file); ok {

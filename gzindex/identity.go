@@ -3,6 +3,7 @@ package gzindex
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 
 	"github.com/imgtool/imgtool/block"
@@ -57,15 +58,18 @@ func identityOf(ctx context.Context, file block.Device) (sum [identityLen]byte, 
 	return identify(head, tail), err
 }
 
-// Matches returns nil where the index is of this file, as far as its length and its first and last 64 KiB tell; else a *block.CorruptError, or
-// the error of reading.
+// ErrOtherFile: an index does not belong to the gzip file.
+var ErrOtherFile = errors.New("the index is of another file")
+
+// Matches returns nil where the index is of this file, as far as its length and its first and last 64 KiB tell; else a *block.CorruptError that
+// is ErrOtherFile, or the error of reading.
 func (x *Index) Matches(ctx context.Context, file block.Device) error {
 	if n := file.Size(); n != x.fileSize {
-		return block.Corrupt(format, "file", -1, "the index is of another file: that has %d bytes, this one %d", x.fileSize, n)
+		return block.Corrupt(format, "file", -1, "%w: that has %d bytes, this one %d", ErrOtherFile, x.fileSize, n)
 	}
 	identity, err := identityOf(ctx, file)
 	if err == nil && identity != x.identity {
-		err = block.Corrupt(format, "file", -1, "the index is of another file of the same length, or this one has been changed")
+		err = block.Corrupt(format, "file", -1, "%w of the same length, or this one has been changed", ErrOtherFile)
 	}
 	return err
 }

@@ -56,15 +56,11 @@ func openIndexed(ctx context.Context, dev block.Device, file formats.IndexFile, 
 		}
 		return nil, errors.Join(file.Wrap(err), r.Close())
 	}
-	if err := opts.Index.Matches(ctx, dev); err != nil {
-		var other *block.CorruptError
-		if errors.As(err, &other) {
-			err = block.WithHint(file.Wrap(err), remakeHint)
-		}
-		return nil, errors.Join(err, r.Close())
-	}
 	d, err := gzindex.Open(ctx, dev, opts)
 	if err != nil {
+		if errors.Is(err, gzindex.ErrOtherFile) {
+			err = block.WithHint(file.Wrap(err), remakeHint)
+		}
 		return nil, errors.Join(err, r.Close())
 	}
 	return &closing{block.Filter{Device: d}, r}, nil

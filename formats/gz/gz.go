@@ -50,7 +50,6 @@ const (
 	magic      = "\x1f\x8b"
 	deflate    = 8
 	headerLen  = 10
-	trailerLen = 8
 	knownFlags = 0x1f // FTEXT FHCRC FEXTRA FNAME FCOMMENT; the others must be zero
 )
 
