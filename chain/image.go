@@ -24,6 +24,8 @@ type Options struct {
 	Sequential bool
 	// Glance says that little of the image will be read, near its beginning: its size may be what the image suggests, see block.Info.Probable.
 	Glance bool
+	// Lazy says that the files which the image refers to are opened when they are first needed; see formats.OpenOptions.
+	Lazy bool
 	// IndexFile is where the outermost layer that is entered by an index keeps it; see formats.OpenOptions.
 	IndexFile string
 	AllowBusy bool     // write even a disk that is mounted or held

@@ -32,6 +32,11 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return open(ctx, spec, src, arg, o, nil)
+}
+
+// open opens a parsed chain over a source. parents are the files that refer to it, the outermost first.
+func open(ctx context.Context, spec Spec, src source, arg string, o Options, parents []os.FileInfo) (*Image, error) {
 	steps, err := plan(spec, o)
 	if err != nil {
 		return nil, err
@@ -44,11 +49,13 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	if st, err := os.Stat(o.IndexFile); err == nil && in.stat != nil && os.SameFile(st, in.stat) {
 		return nil, errors.Join(usage("index file %s: it is the image", o.IndexFile), in.abandon())
 	}
-	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader}
+	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader, parents: parents}
 	if in.close != nil {
 		op.img.closers = append(op.img.closers, in.close)
 	}
-	err = op.run(steps)
+	if err = op.checkLoop(); err == nil {
+		err = op.run(steps)
+	}
 	if err == nil && op.o.IndexFile != "" {
 		err = usage("index file %s: nothing in %s is entered by an index", op.o.IndexFile, sourceName(spec.Source))
 	}
@@ -56,7 +63,7 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 		op.abandon()
 		if o.Sequential && in.dev != nil && errors.Is(err, errOneWay) { // a layer further in needs any offset after all
 			o.Sequential = false
-			return Open(ctx, text, o)
+			return open(ctx, spec, src, arg, o, parents)
 		}
 		return nil, name.wrap(err)
 	}
@@ -151,12 +158,13 @@ func driverValues(d *formats.Driver, l Layer) (map[string]string, error) {
 
 // opening is a chain that is being opened. Exactly one of dev, stream and reader is set: what the next layer stands on.
 type opening struct {
-	ctx    context.Context
-	o      Options
-	img    *Image
-	dev    block.Device
-	stream *replay
-	reader *bufio.Reader
+	ctx     context.Context
+	o       Options
+	img     *Image
+	dev     block.Device
+	stream  *replay
+	reader  *bufio.Reader
+	parents []os.FileInfo // of the images that refer to this one
 
 	// settled says that nothing may be sniffed any more: a disk format or a view of a disk has been reached.
 	settled bool
@@ -253,7 +261,7 @@ func (op *opening) head() (formats.Head, error) {
 func (op *opening) format(d *formats.Driver, values map[string]string, how string) error {
 	o := formats.OpenOptions{
 		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Glance: op.o.Glance,
-		Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
+		Lazy: op.o.Lazy, Refer: op.refer, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
 	}
 	if d.Indexes && op.o.IndexFile != "" {
 		o.IndexFile, op.o.IndexFile = indexFile{op.o.IndexFile}, "" // of the outermost layer that has one

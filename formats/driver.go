@@ -52,6 +52,13 @@ type Driver struct {
 	// Plan returns an image of what src holds, to be written by segment.Write. src stays open while it is written, and stays the caller's.
 	Plan func(ctx context.Context, src block.Device, o CreateOptions) (*segment.Plan, error)
 
+	// Check looks for contradictions in the metadata of the image in dev, without the data that it holds, and repairs them where o says so; then
+	// dev must be writable. It works on images that Open refuses; an error means that it could not begin or go on. dev stays the caller's.
+	Check func(ctx context.Context, dev block.Device, o CheckOptions) (CheckResult, error)
+
+	// Measure says how long the file gets that Plan makes of src, or, where src is nil, that Create makes with o.Size.
+	Measure func(ctx context.Context, src block.Device, o CreateOptions) (Measurement, error)
+
 	// PlanStream does the same for a source of which the size may be known only at the end. A plan of a stream is written once.
 	PlanStream func(ctx context.Context, src block.Stream, o CreateOptions) (*segment.Plan, error)
 
@@ -73,10 +80,14 @@ type OpenOptions struct {
 	// IndexFile is where a format that can be entered only with an index keeps the index of this image: read where the file exists, written
 	// once the image has been read through where it does not. nil for nowhere.
 	IndexFile IndexFile
-	Gate      Gate         // asked before a reference is followed; nil denies
-	Log       *slog.Logger // warnings about the image; see Logger
-	Memory    int64        // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
-	Workers   int          // goroutines that may compute at a time; 0: as many as there are CPUs
+	// Lazy says that what the image refers to is opened when it is first needed, and that a failure is one of that read or write. It is for
+	// those who look at an image but not at what it holds.
+	Lazy bool
+	// Refer opens what the image refers to; nil denies everything.
+	Refer   Opener
+	Log     *slog.Logger // warnings about the image; see Logger
+	Memory  int64        // what caches and read-ahead of this image may hold, in bytes; 0: the driver's default
+	Workers int          // goroutines that may compute at a time; 0: as many as there are CPUs
 }
 
 // Logger returns o.Log, or a logger that drops everything.
@@ -95,6 +106,12 @@ type CreateOptions struct {
 	ModTime time.Time         // what the format records as its time of making; the zero time: as little as the format allows
 	Memory  int64             // what the writing may hold in memory, in bytes; 0: the driver's default
 	Workers int               // goroutines that may compute at a time; 0: as many as there are CPUs
+
+	// Compress asks for compressed data of formats that can do with and without; others ignore it.
+	Compress bool
+	// OneWay says that the plan goes to a pipe: where a format needs to know more of the source before its first byte, it costs more to plan,
+	// and a plan that needs Patches is not possible.
+	OneWay bool
 }
 
 // Score says how sure a probe is. Scores between the named ones are legal.

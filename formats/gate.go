@@ -19,6 +19,18 @@ type Ref struct {
 	From   string // path of the image that refers to it
 }
 
+// Opener opens what an image refers to, once a Gate has let it pass. A backing file is opened in the format that ref says, or by its bytes where
+// it says none; a data file is opened as ref.Format "raw". With write it is opened for writing. The device is the caller's.
+type Opener func(ctx context.Context, ref Ref, write bool) (block.Device, error)
+
+// Open opens what ref names. A nil opener denies.
+func (o Opener) Open(ctx context.Context, ref Ref, write bool) (block.Device, error) {
+	if o == nil {
+		return nil, denied(ref, "references are not followed here")
+	}
+	return o(ctx, ref, write)
+}
+
 // Gate decides whether a reference may be followed: nil lets it pass, an error that wraps block.ErrDenied does not.
 // It may be called from many goroutines.
 type Gate func(ctx context.Context, ref Ref) error

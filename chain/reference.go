@@ -1,0 +1,72 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+)
+
+// maxDepth bounds how many images may refer to each other in a row.
+const maxDepth = 256
+
+// refer opens what an image of this chain refers to, if the gate lets it.
+func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (block.Device, error) {
+	if err := op.o.Gate.Ask(ctx, ref); err != nil {
+		return nil, err
+	}
+	path, err := referredPath(ref)
+	if err != nil {
+		return nil, err
+	}
+	if len(op.parents) == maxDepth {
+		return nil, fmt.Errorf("%s %q: more than %d images refer to each other: %w", ref.Kind, ref.Name, maxDepth, block.ErrDenied)
+	}
+	if ref.Format != "" && op.o.Registry.Lookup(ref.Format) == nil {
+		return nil, fmt.Errorf("%s %q: format %q is not known: %w", ref.Kind, ref.Name, ref.Format, errors.ErrUnsupported)
+	}
+	o := Options{
+		Registry: op.o.Registry, Write: write, Format: ref.Format, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory / 2, Workers: op.o.Workers,
+		Lazy: op.o.Lazy, NoLock: op.o.NoLock,
+	}
+	img, err := open(ctx, Spec{Source: path}, source{open: openPath}, path, o, append(slices.Clone(op.parents), op.img.stat))
+	if err != nil {
+		return nil, err
+	}
+	if img.Device == nil {
+		return nil, errors.Join(naming(path).wrap(oneWay(ref.Kind)), img.Close())
+	}
+	return img.Device, nil
+}
+
+// referredPath returns the path of the file that ref means: relative to the folder of the image that has it.
+func referredPath(ref formats.Ref) (string, error) {
+	name := strings.TrimPrefix(ref.Name, "file:")
+	if scheme, _, ok := strings.Cut(name, ":"); ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\`) {
+		return "", fmt.Errorf("%s %q: names that begin with %s: are not followed: %w", ref.Kind, ref.Name, scheme, errors.ErrUnsupported)
+	}
+	switch {
+	case name == "" || strings.ContainsRune(name, 0):
+		return "", fmt.Errorf("%s %q: not the name of a file: %w", ref.Kind, ref.Name, block.ErrDenied)
+	case filepath.IsAbs(name):
+		return name, nil
+	case ref.From == "":
+		return "", fmt.Errorf("%s %q: the image that refers to it has no folder: %w", ref.Kind, ref.Name, block.ErrDenied)
+	}
+	return filepath.Join(filepath.Dir(ref.From), name), nil
+}
+
+// checkLoop refuses an image that refers to itself by way of others.
+func (op *opening) checkLoop() error {
+	stat := op.img.stat
+	if stat != nil && slices.ContainsFunc(op.parents, func(p os.FileInfo) bool { return p != nil && os.SameFile(p, stat) }) {
+		return fmt.Errorf("the image refers to itself, by way of %d others: %w", len(op.parents)-1, block.ErrDenied)
+	}
+	return nil
+}
