@@ -31,6 +31,8 @@ type Options struct {
 	AllowBusy bool     // write even a disk that is mounted or held
 	NoLock    bool     // neither take locks nor look at those of others
 	Stdin     *os.File // what - stands for; nil: os.Stdin
+
+	below bool // stop below the last format: see OpenBelow
 }
 
 // Image is an open chain. Exactly one of Device and Stream is set; Close of the Image closes it.
@@ -45,6 +47,7 @@ type Image struct {
 	format  string
 	stat    os.FileInfo // of the local file; nil for other sources
 	closers []io.Closer // below the stream, in the order of opening
+	below   *Below      // set where the last format has not been opened
 }
 
 // LayerInfo tells of one layer of an open image.

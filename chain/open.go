@@ -168,16 +168,20 @@ type opening struct {
 
 	// settled says that nothing may be sniffed any more: a disk format or a view of a disk has been reached.
 	settled bool
+	last    bool // all that is written has been opened
 }
 
 // run puts the written layers over the source, and what is found by sniffing.
 func (op *opening) run(steps []step) error {
-	for _, s := range steps {
+	for i, s := range steps {
 		if s.driver != nil {
+			op.settled = s.last || !s.driver.Transport
+			if op.settled && op.o.below && i == len(steps)-1 {
+				return op.stop(s.driver, s.values)
+			}
 			if err := op.format(s.driver, s.values, Given); err != nil {
 				return err
 			}
-			op.settled = s.last || !s.driver.Transport
 			continue
 		}
 		// A view of a disk needs a disk: what was written so far may still be wrapped up.
@@ -194,6 +198,7 @@ func (op *opening) run(steps []step) error {
 		op.dev = dev
 		op.img.Layers = append(op.img.Layers, LayerInfo{s.layer.name, Given})
 	}
+	op.last = true
 	return op.sniff()
 }
 
@@ -230,6 +235,10 @@ func (op *opening) sniffOne() error {
 			return oneWay("format " + d.Name)
 		}
 		found := *d
+		if op.last && op.o.below && !found.Transport {
+			op.settled = true
+			return op.stop(&found, nil)
+		}
 		onDevice := op.dev != nil
 		err := op.format(&found, nil, Sniffed)
 		if onDevice && errors.Is(err, block.ErrNotFormat) { // a stream has moved on, a device has not
@@ -259,10 +268,7 @@ func (op *opening) head() (formats.Head, error) {
 
 // format puts a format on top. Where it cannot be read at any offset, it is read from front to back.
 func (op *opening) format(d *formats.Driver, values map[string]string, how string) error {
-	o := formats.OpenOptions{
-		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Glance: op.o.Glance,
-		Lazy: op.o.Lazy, Refer: op.refer, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
-	}
+	o := op.driverOptions(values)
 	if d.Indexes && op.o.IndexFile != "" {
 		o.IndexFile, op.o.IndexFile = indexFile{op.o.IndexFile}, "" // of the outermost layer that has one
 	}
@@ -272,6 +278,14 @@ func (op *opening) format(d *formats.Driver, values map[string]string, how strin
 	op.img.format = d.Name
 	op.img.Layers = append(op.img.Layers, LayerInfo{d.Name, how})
 	return nil
+}
+
+// driverOptions returns what a driver of this chain gets.
+func (op *opening) driverOptions(values map[string]string) formats.OpenOptions {
+	return formats.OpenOptions{
+		Name: op.img.Path, Values: maps.Clone(values), Write: op.o.Write, Sequential: op.o.Sequential, Glance: op.o.Glance,
+		Lazy: op.o.Lazy, Refer: op.refer, Log: op.o.Log, Memory: op.o.Memory, Workers: op.o.Workers,
+	}
 }
 
 func (op *opening) openOrDecode(d *formats.Driver, o formats.OpenOptions) error {

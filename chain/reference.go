@@ -21,7 +21,7 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	if err := op.o.Gate.Ask(ctx, ref); err != nil {
 		return nil, err
 	}
-	path, err := referredPath(ref)
+	path, err := Path(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -45,8 +45,9 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	return img.Device, nil
 }
 
-// referredPath returns the path of the file that ref means: relative to the folder of the image that has it.
-func referredPath(ref formats.Ref) (string, error) {
+// Path returns the path of the file that ref means: relative names are relative to the folder of the image that has it. It neither asks a
+// gate nor looks whether there is such a file.
+func Path(ref formats.Ref) (string, error) {
 	name := strings.TrimPrefix(ref.Name, "file:")
 	if scheme, _, ok := strings.Cut(name, ":"); ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\`) {
 		return "", fmt.Errorf("%s %q: names that begin with %s: are not followed: %w", ref.Kind, ref.Name, scheme, errors.ErrUnsupported)
