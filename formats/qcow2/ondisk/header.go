@@ -260,7 +260,7 @@ func (h *Header) check() error {
 		return corrupt(56, "refcount_table_clusters is %d, and the table has at most %d bytes", h.RefcountTableClusters, MaxRefcountTableBytes)
 	case h.NbSnapshots > MaxSnapshots:
 		return corrupt(60, "nb_snapshots is %d, more than %d", h.NbSnapshots, MaxSnapshots)
-	case h.NbSnapshots > 0 && (h.SnapshotsOffset&mask != 0 || h.SnapshotsOffset > MaxOffset || h.SnapshotsOffset == 0):
+	case h.SnapshotsOffset&mask != 0 || h.SnapshotsOffset > MaxOffset:
 		return corrupt(64, "snapshots_offset is %#x, which cannot be", h.SnapshotsOffset)
 	case h.RefcountOrder > MaxRefcountOrder:
 		return corrupt(96, "refcount_order is %d, more than %d", h.RefcountOrder, MaxRefcountOrder)
