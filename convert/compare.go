@@ -192,46 +192,18 @@ func nonZero(p []byte) int {
 // bothRanges yields the ranges in which neither device changes its kind, up to the end of the longer one.
 func bothRanges(ctx context.Context, a, b block.Device, strict bool) iter.Seq2[task, error] {
 	return func(yield func(task, error) bool) {
-		end := max(a.Size(), b.Size())
-		nextA, stopA := iter.Pull2(padded(ctx, a, end))
-		defer stopA()
-		nextB, stopB := iter.Pull2(padded(ctx, b, end))
-		defer stopB()
-		var x, y block.Extent
-		for off := int64(0); off < end; {
-			var err error
-			if x.End() <= off {
-				x, err, _ = nextA()
-			}
-			if err == nil && y.End() <= off {
-				y, err, _ = nextB()
-			}
+		for e, err := range together(ctx, max(a.Size(), b.Size()), a, b) {
 			if err != nil {
 				yield(task{}, err)
 				return
 			}
-			t := task{off, min(x.End(), y.End()) - off, dataIn(x, readA) | dataIn(y, readB)}
-			if strict && (x.Flags^y.Flags)&(block.ExtAlloc|block.ExtZero) != 0 {
+			t := task{e[0].Off, e[0].Len, dataIn(e[0], readA) | dataIn(e[1], readB)}
+			if strict && (e[0].Flags^e[1].Flags)&(block.ExtAlloc|block.ExtZero) != 0 {
 				t.kind |= unlike
 			}
 			if !yield(t, nil) {
 				return
 			}
-			off += t.n
-		}
-	}
-}
-
-// padded yields the extents of d and then zeros up to end.
-func padded(ctx context.Context, d block.Device, end int64) iter.Seq2[block.Extent, error] {
-	return func(yield func(block.Extent, error) bool) {
-		for e, err := range extents(ctx, d, 0, d.Size()) {
-			if !yield(e, err) || err != nil {
-				return
-			}
-		}
-		if size := d.Size(); size < end {
-			yield(block.Extent{Off: size, Len: end - size, Flags: block.ExtZero}, nil)
 		}
 	}
 }

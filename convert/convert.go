@@ -66,15 +66,17 @@ type Kernel struct {
 	CopyRange func(dst *os.File, dstOff int64, src *os.File, srcOff, n int64) (int64, error)
 }
 
-// Stats says what a copy has done. All are bytes; Read, Zero, Moved and Cloned together cover Size.
+// Stats says what a copy has done. All are bytes; Read, Zero, Left, Moved and Cloned together cover Size.
 type Stats struct {
 	Size   int64 // of the source
 	Read   int64 // read from the source as data
 	Zero   int64 // known as zero without reading
+	Left   int64 // left alone, because the target shows it without a copy
 	Moved  int64 // moved by Kernel.CopyRange
 	Cloned int64 // shared by Kernel.Reflink
 
-	Found int64 // of Read: found to be zero
+	Found   int64 // of Read: found to be zero
+	Written int64 // to the target: data, and zeros where it was not zero already
 }
 
 // limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers and reads

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/imgtool/imgtool/block"
 )
 
@@ -30,40 +28,9 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	c := newCopier(dst, o, size)
 	c.stats.Size = size
 
-	g, ctx := errgroup.WithContext(ctx)
-	queue := make(chan task)
-	g.Go(func() error {
-		defer close(queue)
-		for t, err := range tasks(ranges(ctx, src), request) {
-			if err != nil {
-				return err
-			}
-			select {
-			case queue <- t:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
+	err := each(ctx, workers, request, tasks(ranges(ctx, src, nil), request), func(ctx context.Context, t task, b *buffers) error {
+		return c.copy(ctx, src, t, b)
 	})
-	for range workers {
-		g.Go(func() error {
-			var buf []byte
-			for t := range queue {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if t.kind != 0 && buf == nil {
-					buf = make([]byte, request)
-				}
-				if err := c.copy(ctx, src, t, buf); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
 	return c.stats, err
 }
 
@@ -109,19 +76,19 @@ func plainFile(d block.Device) *os.File {
 	return f.File()
 }
 
-// copy deals with one task. buf has room for a request.
-func (c *copier) copy(ctx context.Context, src block.Device, t task, buf []byte) error {
-	if t.kind == 0 {
-		if err := c.zero(ctx, t.off, t.n); err != nil {
-			return err
-		}
-		c.add(t.n, func(s *Stats) { s.Zero += t.n })
+// copy deals with one task.
+func (c *copier) copy(ctx context.Context, src block.Device, t task, b *buffers) error {
+	switch {
+	case t.kind&leave != 0:
+		c.add(t.n, func(s *Stats) { s.Left += t.n })
 		return nil
+	case t.kind == 0:
+		return c.zeros(ctx, t.off, t.n)
 	}
 	if moved, err := c.move(ctx, src, t); err != nil || moved {
 		return err
 	}
-	p := buf[:t.n]
+	p := b.first(t.n)
 	if err := src.Read(ctx, p, t.off); err != nil {
 		return failure(Read, t.off, err)
 	}
@@ -130,36 +97,50 @@ func (c *copier) copy(ctx context.Context, src block.Device, t task, buf []byte)
 
 // store writes p to off of the target, its zeros as zeros, and counts it.
 func (c *copier) store(ctx context.Context, p []byte, off int64) error {
-	var found int64
+	var found, written int64
 	err := split(p, off, c.unit, c.o.ZeroGranule, func(i, j int64, zero bool) error {
 		if zero {
 			found += j - i
-			return c.zero(ctx, off+i, j-i)
+			k, err := c.zero(ctx, off+i, j-i)
+			written += k
+			return err
 		}
 		if err := c.dst.Write(ctx, p[i:j], off+i, 0); err != nil {
 			return failure(Write, off+i, err)
 		}
+		written += j - i
 		return nil
 	})
 	if err == nil {
-		c.add(int64(len(p)), func(s *Stats) { s.Read, s.Found = s.Read+int64(len(p)), s.Found+found })
+		c.add(int64(len(p)), func(s *Stats) {
+			s.Read, s.Found, s.Written = s.Read+int64(len(p)), s.Found+found, s.Written+written
+		})
 	}
 	return err
 }
 
-// zero makes a range of the target zero.
-func (c *copier) zero(ctx context.Context, off, n int64) error {
+// zero makes a range of the target zero, and returns how many bytes that changed.
+func (c *copier) zero(ctx context.Context, off, n int64) (int64, error) {
 	var flags block.Flags
 	switch {
 	case c.o.ZeroGranule <= 0:
 		flags = block.NoHole
 	case c.o.TargetIsZero:
-		return nil
+		return 0, nil
 	}
 	if err := c.dst.Zero(ctx, off, n, flags); err != nil {
-		return failure(Write, off, err)
+		return 0, failure(Write, off, err)
 	}
-	return nil
+	return n, nil
+}
+
+// zeros deals with a range that is known to be zero.
+func (c *copier) zeros(ctx context.Context, off, n int64) error {
+	written, err := c.zero(ctx, off, n)
+	if err == nil {
+		c.add(n, func(s *Stats) { s.Zero, s.Written = s.Zero+n, s.Written+written })
+	}
+	return err
 }
 
 // split cuts p, which lies at off, into data and the runs of zeros that are at least granule long, and calls emit for each piece
@@ -247,6 +228,6 @@ func (c *copier) move(ctx context.Context, src block.Device, t task) (bool, erro
 		}
 		off += n
 	}
-	c.add(t.n, func(s *Stats) { s.Moved += t.n })
+	c.add(t.n, func(s *Stats) { s.Moved, s.Written = s.Moved+t.n, s.Written+t.n })
 	return true, nil
 }

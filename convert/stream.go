@@ -92,11 +92,7 @@ func (s *gatherer) write(ctx context.Context, p piece) error {
 		s.free <- p.data[:0]
 		return err
 	}
-	if err := s.zero(ctx, p.off, p.n); err != nil {
-		return err
-	}
-	s.add(p.n, func(st *Stats) { st.Zero += p.n })
-	return nil
+	return s.copier.zeros(ctx, p.off, p.n)
 }
 
 // read sends the whole stream to the workers.

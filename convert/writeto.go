@@ -28,7 +28,7 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 	g.Go(func() error {
 		defer close(todo)
 		defer close(inOrder)
-		for t, err := range tasks(ranges(ctx, src), request) {
+		for t, err := range tasks(ranges(ctx, src, nil), request) {
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,181 @@
+package convert
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/imgtool/imgtool/block"
+)
+
+// Rebase prepares overlay for another backing image: once newBacking shows through it in place of oldBacking, it reads as before. Where it
+// holds nothing itself the two are compared, and what the old one has and the new one has not is written to overlay, zeros as zeros.
+// Either may be nil, for none, or shorter than overlay: then it is zero from there on. overlay itself must still read as over oldBacking,
+// and has to be given its new backing image afterwards; see formats.Backed.
+//
+// What both images take from the same place of the same file is not read. In the Stats, Left is what needed no comparison.
+func Rebase(ctx context.Context, overlay, oldBacking, newBacking block.Device, o Options) (Stats, error) {
+	if !overlay.Info().Caps.Write {
+		return Stats{}, block.ErrReadOnly
+	}
+	var sources []block.Device
+	for _, d := range []block.Device{oldBacking, newBacking} {
+		if d != nil {
+			sources = append(sources, d)
+		}
+	}
+	size := overlay.Size()
+	workers, request := o.limits(2, sources...)
+	r := &rebasing{overlay: overlay, old: oldBacking, new: newBacking, unit: rebaseUnit(overlay.Info(), request)}
+	r.total, r.tell, r.stats.Size = size, o.Progress, size
+	err := each(ctx, workers, request, tasks(r.ranges(ctx, size), request), r.rebase)
+	return r.stats, err
+}
+
+// rebaseUnit returns in which steps the two images are compared, in bytes: that in which the overlay allocates, as far as a request holds it.
+func rebaseUnit(i block.Info, request int64) int64 {
+	u := max(i.PreferredBlock, page)
+	for u > request {
+		u /= 2
+	}
+	return u
+}
+
+// rebasing is one call of Rebase.
+type rebasing struct {
+	progress
+	overlay, old, new block.Device
+	unit              int64
+}
+
+// ranges yields where the overlay holds nothing, and which of the two images has data there.
+func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error] {
+	return func(yield func(task, error) bool) {
+		for e, err := range together(ctx, size, r.overlay, r.old, r.new) {
+			if err != nil {
+				yield(task{}, err)
+				return
+			}
+			t := task{e[0].Off, e[0].Len, dataIn(e[1], readA) | dataIn(e[2], readB)}
+			if t.kind == 0 || held(e[0]) || samePlace(e[1], e[2]) {
+				t.kind = leave
+			}
+			if !yield(t, nil) {
+				return
+			}
+		}
+	}
+}
+
+// samePlace reports whether two extents are the same bytes of the same file.
+func samePlace(a, b block.Extent) bool {
+	return a.Node != "" && a.Node == b.Node && a.NodeOff == b.NodeOff
+}
+
+// rebase deals with one task.
+func (r *rebasing) rebase(ctx context.Context, t task, b *buffers) error {
+	if t.kind&leave != 0 {
+		r.add(t.n, func(s *Stats) { s.Left += t.n })
+		return nil
+	}
+	p, q := b.first(t.n), b.second(t.n)
+	if err := readPart(ctx, r.old, t.kind&readA != 0, p, t.off); err != nil {
+		return err
+	}
+	if err := readPart(ctx, r.new, t.kind&readB != 0, q, t.off); err != nil {
+		return err
+	}
+	written, err := r.keep(ctx, p, q, t.off)
+	if err != nil {
+		return err
+	}
+	r.add(t.n, func(s *Stats) { s.Read, s.Written = s.Read+t.n, s.Written+written })
+	return nil
+}
+
+// readPart fills p from d, or with zeros where d holds no data.
+func readPart(ctx context.Context, d block.Device, data bool, p []byte, off int64) error {
+	if !data {
+		clear(p)
+		return nil
+	}
+	if err := d.Read(ctx, p, off); err != nil {
+		return failure(Read, off, err)
+	}
+	return nil
+}
+
+// keep writes to the overlay the units of p, which lies at off, that are others in q, and returns how many bytes that were.
+func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written int64, err error) {
+	const same, zero, data = 0, 1, 2
+	n := int64(len(p))
+	what := func(i, j int64) int {
+		switch {
+		case bytes.Equal(p[i:j], q[i:j]):
+			return same
+		case block.IsZero(p[i:j]):
+			return zero
+		}
+		return data
+	}
+	next := func(i int64) int64 { return min(n, i+r.unit-(off+i)%r.unit) }
+	for i := int64(0); i < n; {
+		kind, j := what(i, next(i)), next(i)
+		for j < n && what(j, next(j)) == kind {
+			j = next(j)
+		}
+		switch kind {
+		case data:
+			err = r.overlay.Write(ctx, p[i:j], off+i, 0)
+		case zero:
+			err = r.keepZeros(ctx, off+i, p[i:j])
+		}
+		if err != nil {
+			return written, failure(Write, off+i, err)
+		}
+		if kind != same {
+			written += j - i
+		}
+		i = j
+	}
+	return written, nil
+}
+
+// keepZeros makes overlay hold the zeros p itself. A device that is zero there already, by a backing image or for want of one, may do
+// nothing when it is asked to zero; then they are written.
+func (r *rebasing) keepZeros(ctx context.Context, off int64, p []byte) error {
+	if err := r.overlay.Zero(ctx, off, int64(len(p)), 0); err != nil {
+		return err
+	}
+	for e, err := range extents(ctx, r.overlay, off, off+int64(len(p))) {
+		if err != nil {
+			return err
+		}
+		if held(e) {
+			continue
+		}
+		if err := r.overlay.Write(ctx, p[e.Off-off:e.End()-off], e.Off, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Commit writes to base what overlay itself holds, zeros as zeros, so that base reads as overlay does. base is what lies directly under
+// overlay, or reads as that does; it is lengthened to the size of overlay where it is shorter, and never shortened. Options.ZeroGranule says
+// which zeros become holes of base, as for Copy. In the Stats, Left is what overlay does not hold.
+func Commit(ctx context.Context, overlay, base block.Device, o Options) (Stats, error) {
+	size := overlay.Size()
+	if err := makeRoom(ctx, base, size); err != nil {
+		return Stats{}, fmt.Errorf("base image: %w", err)
+	}
+	o.TargetIsZero = false
+	workers, request := o.limits(1, overlay)
+	c := newCopier(base, o, size)
+	c.stats.Size = size
+	err := each(ctx, workers, request, tasks(ranges(ctx, overlay, held), request), func(ctx context.Context, t task, b *buffers) error {
+		return c.copy(ctx, overlay, t, b)
+	})
+	return c.stats, err
+}
