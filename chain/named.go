@@ -21,10 +21,14 @@ func (e *Error) Unwrap() error { return e.Err }
 type naming string
 
 // wrap returns err with the name. That the caller wants to stop is no fault of the image, nor is what is written wrongly: they stay as they are.
+// Of an error that came through several images which refer to each other, the name of the one it happened in is kept, and not those on the way.
 func (n naming) wrap(err error) error {
 	var u *UsageError
 	if err == nil || errors.As(err, &u) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	for inner := (*Error)(nil); errors.As(err, &inner) && errors.As(inner.Err, new(*Error)); {
+		err = inner.Err
 	}
 	return &Error{Name: string(n), Err: err}
 }

@@ -1,0 +1,104 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/raw"
+)
+
+// pointer is a format that only shows another file: "POINTER name format".
+func pointer() formats.Driver {
+	const magic = "POINTER "
+	return formats.Driver{
+		Name:  "pointer",
+		Probe: func(h formats.Head) formats.Score { return map[bool]formats.Score{true: formats.Likely}[h.HasPrefix(magic)] },
+		Open: func(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.Device, error) {
+			p := make([]byte, dev.Size())
+			if err := dev.Read(ctx, p, 0); err != nil {
+				return nil, err
+			}
+			name, format, _ := strings.Cut(strings.TrimPrefix(string(p), magic), " ")
+			d, err := o.Refer.Open(ctx, formats.Ref{Kind: "backing file", Name: name, Format: format, From: o.Name}, o.Write)
+			if err != nil {
+				return nil, err
+			}
+			return d, dev.Close()
+		},
+	}
+}
+
+func TestReferences(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	base := write("sub/base.raw", "POINTER looks like one")
+	write("sub/next", "POINTER base.raw raw")
+	write("loop/a", "POINTER b")
+	write("loop/b", "POINTER c pointer")
+	write("loop/c", "POINTER a")
+	for i := range maxDepth + 2 {
+		write(fmt.Sprintf("deep/%d", i), fmt.Sprintf("POINTER %d", i+1))
+	}
+	o := Options{Registry: formats.Registry{pointer(), raw.Driver()}, Gate: formats.DirGate}
+	trusting := o
+	trusting.Gate = formats.AllowAll
+	for _, c := range []struct {
+		name, content string
+		o             Options
+		want          error // nil: it shows base
+	}{
+		{"plain", "POINTER sub/base.raw raw", o, nil},
+		{"two", "POINTER sub/next", o, nil}, // its own reference is relative to its own folder
+		{"named", "POINTER sub/next pointer", o, nil},
+		{"inner", "POINTER sub/base.raw", o, fs.ErrNotExist}, // sniffed, it is a pointer itself
+		{"absolute", "POINTER " + base + " raw", o, block.ErrDenied},
+		{"trusted", "POINTER " + base + " raw", trusting, nil},
+		{"url", "POINTER file:" + base + " raw", trusting, nil},
+		{"nbd", "POINTER nbd://host/x raw", trusting, errors.ErrUnsupported},
+		{"json", `POINTER json:{"file.filename":"sub/base.raw"}`, trusting, errors.ErrUnsupported},
+		{"up", "POINTER ../x", o, block.ErrDenied},
+		{"unknown", "POINTER sub/base.raw vdi", o, errors.ErrUnsupported},
+		{"nothing", "POINTER sub/absent raw", o, fs.ErrNotExist},
+		{"circle", "POINTER loop/a", o, block.ErrDenied},
+		{"far", "POINTER deep/0", o, block.ErrDenied},
+		{"nul", "POINTER sub/base.raw\x00x", trusting, block.ErrDenied},
+	} {
+		img, err := Open(t.Context(), write(c.name, c.content), c.o)
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), filepath.Join(dir, c.name)+": ") {
+				t.Errorf("%s: the image is not named: %v", c.name, err)
+			}
+			if n := strings.Count(err.Error(), dir); n > 3 {
+				t.Errorf("%s: %d names of files: %v", c.name, n, err)
+			}
+			continue
+		}
+		p := make([]byte, img.Device.Size())
+		if err := img.Device.Read(t.Context(), p, 0); err != nil || string(p) != "POINTER looks like one" {
+			t.Errorf("%s: it shows %q, %v", c.name, p, err)
+		}
+		if err := img.Close(); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
