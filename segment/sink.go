@@ -2,20 +2,20 @@ package segment
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/imgtool/imgtool/block"
 )
 
-// Sink takes an output from front to back. It is used by one goroutine.
+// Sink takes an output. Where it goes one way, ranges come from front to back without gaps, one call at a time; else they come in any order from
+// many goroutines, a range twice only where the second is a patch, which comes when all calls before it have returned.
 type Sink interface {
-	// Write appends p.
-	Write(ctx context.Context, p []byte) error
-	// Zeros appends n zero bytes.
-	Zeros(ctx context.Context, n int64) error
-	// Patch writes again a range that was appended before. It returns errors.ErrUnsupported where the output goes one way only.
-	Patch(ctx context.Context, p Patch) error
+	// OneWay reports whether the output can only be appended to.
+	OneWay() bool
+	// WriteAt stores p at off. With block.NoHole zeros in it take space; other flags are not used.
+	WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) error
+	// ZeroAt makes a range zero. With block.NoHole it takes space.
+	ZeroAt(ctx context.Context, off, n int64, f block.Flags) error
 	// Finish ends the output at the given length.
 	Finish(ctx context.Context, size int64) error
 }
@@ -28,12 +28,14 @@ type writerSink struct {
 	zeros []byte
 }
 
-func (s *writerSink) Write(_ context.Context, p []byte) error {
+func (s *writerSink) OneWay() bool { return true }
+
+func (s *writerSink) WriteAt(_ context.Context, p []byte, _ int64, _ block.Flags) error {
 	_, err := s.w.Write(p)
 	return err
 }
 
-func (s *writerSink) Zeros(ctx context.Context, n int64) error {
+func (s *writerSink) ZeroAt(ctx context.Context, off, n int64, f block.Flags) error {
 	if s.zeros == nil {
 		s.zeros = make([]byte, 256<<10)
 	}
@@ -42,102 +44,104 @@ func (s *writerSink) Zeros(ctx context.Context, n int64) error {
 			return err
 		}
 		k := min(n, int64(len(s.zeros)))
-		if err := s.Write(ctx, s.zeros[:k]); err != nil {
+		if err := s.WriteAt(ctx, s.zeros[:k], off, f); err != nil {
 			return err
 		}
-		n -= k
+		off, n = off+k, n-k
 	}
 	return nil
 }
 
-func (s *writerSink) Patch(context.Context, Patch) error  { return errors.ErrUnsupported }
 func (s *writerSink) Finish(context.Context, int64) error { return nil }
 
-// ToDevice returns a Sink that writes to d from its first byte. Where d can grow, zeros past its end become a hole; elsewhere they are
-// zeroed. A device that is longer than the output keeps what lies behind it, unless it can be resized.
-func ToDevice(d block.Device) Sink { return &deviceSink{dev: d, caps: d.Info().Caps} }
+// ToDevice returns a Sink that writes to d from its first byte. Where d can grow, zeros past the end that it has now become holes; elsewhere they
+// are zeroed. A device that is longer than the output keeps what lies behind it, unless it can be resized. Nobody else may write to d meanwhile.
+func ToDevice(d block.Device) Sink {
+	s := &deviceSink{dev: d, caps: d.Info().Caps, fresh: d.Size()}
+	if !s.caps.Grow {
+		s.fresh = -1
+	}
+	return s
+}
 
 type deviceSink struct {
-	dev  block.Device
-	caps block.Caps
-	off  int64 // bytes appended
+	dev   block.Device
+	caps  block.Caps
+	fresh int64 // what lies from here on reads as zero until it is written; -1 where nothing does
 }
 
 // page is the unit in which file systems keep holes.
 const page = 4096
 
-// Write leaves holes for the zero pages of p, where the device grows by what is written to it.
-func (s *deviceSink) Write(ctx context.Context, p []byte) error {
+func (s *deviceSink) OneWay() bool { return false }
+
+// WriteAt leaves holes for the zero pages of p where the device has nothing yet.
+func (s *deviceSink) WriteAt(ctx context.Context, p []byte, off int64, f block.Flags) error {
+	sparse := s.fresh >= 0 && f&block.NoHole == 0
 	for len(p) > 0 {
-		zero := s.zeroPrefix(p)
-		if zero > 0 {
-			if err := s.Zeros(ctx, int64(zero)); err != nil {
+		zeros, n := 0, len(p)
+		if sparse {
+			zeros, n = s.split(p, off)
+		}
+		if n > zeros {
+			if err := s.dev.Write(ctx, p[zeros:n], off+int64(zeros), 0); err != nil {
 				return err
 			}
-			p = p[zero:]
-			continue
 		}
-		n := s.dataPrefix(p)
-		if err := s.dev.Write(ctx, p[:n], s.off, 0); err != nil {
-			return err
-		}
-		s.off += int64(n)
-		p = p[n:]
+		p, off = p[n:], off+int64(n)
 	}
 	return nil
 }
 
-// zeroPrefix returns how many bytes of p, in whole pages of the output past the device's end, are zero.
-func (s *deviceSink) zeroPrefix(p []byte) int {
-	if !s.caps.Grow || s.off%page != 0 || s.off < s.dev.Size() {
-		return 0
-	}
-	n := 0
-	for len(p)-n >= page && block.IsZero(p[n:n+page]) {
-		n += page
-	}
-	return n
-}
-
-// dataPrefix returns how many bytes of p come before the next page that zeroPrefix would take.
-func (s *deviceSink) dataPrefix(p []byte) int {
-	if !s.caps.Grow {
-		return len(p)
-	}
-	n := page - int(s.off%page)
-	for ; len(p)-n >= page; n += page {
-		if block.IsZero(p[n : n+page]) {
-			return n
+// split returns how many bytes of p, which lies at off, are zero in whole pages that may be left out, and where the data behind them ends: before
+// the next such page.
+func (s *deviceSink) split(p []byte, off int64) (zeros, end int) {
+	if off >= s.fresh && off%page == 0 {
+		for len(p)-zeros >= page && block.IsZero(p[zeros:zeros+page]) {
+			zeros += page
 		}
 	}
-	return len(p)
-}
-
-func (s *deviceSink) Zeros(ctx context.Context, n int64) error {
-	end, ok := block.Add(s.off, n)
-	if !ok {
-		return &block.RangeError{Off: s.off, Len: n, Size: s.dev.Size()}
+	if len(p)-zeros <= page {
+		return zeros, len(p)
 	}
-	inside := n
-	if s.caps.Grow {
-		inside = min(n, max(s.dev.Size()-s.off, 0))
+	end = zeros + page - int((off+int64(zeros))%page)
+	if off+int64(end) < s.fresh {
+		next, ok := block.RoundUp(s.fresh, page)
+		if !ok || next-off > int64(len(p)) {
+			return zeros, len(p)
+		}
+		end = int(next - off)
 	}
-	if inside > 0 {
-		if err := s.dev.Zero(ctx, s.off, inside, 0); err != nil {
-			return err
+	for ; len(p)-end >= page; end += page {
+		if block.IsZero(p[end : end+page]) {
+			return zeros, end
 		}
 	}
-	s.off = end
-	return nil
+	return zeros, len(p)
 }
 
-func (s *deviceSink) Patch(ctx context.Context, p Patch) error {
-	return s.dev.Write(ctx, p.Bytes, p.Off, 0)
+func (s *deviceSink) ZeroAt(ctx context.Context, off, n int64, f block.Flags) error {
+	if _, ok := block.Add(off, n); !ok {
+		return &block.RangeError{Off: off, Len: n, Size: s.dev.Size()}
+	}
+	if s.fresh >= 0 && f&block.NoHole == 0 {
+		n = min(n, max(s.fresh-off, 0))
+	}
+	if n == 0 {
+		return nil
+	}
+	return s.dev.Zero(ctx, off, n, f&block.NoHole)
 }
 
 func (s *deviceSink) Finish(ctx context.Context, size int64) error {
-	if s.dev.Size() == size || !s.caps.Resize {
+	has := s.dev.Size()
+	switch {
+	case has == size:
 		return nil
+	case s.caps.Resize:
+		return s.dev.Resize(ctx, size)
+	case has < size && s.caps.Grow: // the output ends with a hole
+		return s.dev.Zero(ctx, has, size-has, 0)
 	}
-	return s.dev.Resize(ctx, size)
+	return nil
 }

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgtool/imgtool/block"
 )
 
 // Options for Write. The zero value is a good default.
@@ -14,20 +18,20 @@ type Options struct {
 	Workers int
 	// Memory bounds the memory of segments that are being filled or wait for their turn, in bytes; 0 means DefaultMemory. One is always in work.
 	Memory int64
-	// Progress is told how much of the plan's Work is written. Calls come from one goroutine.
+	// Progress is told how much of the plan's Work is written. Calls come one at a time, and done never falls.
 	Progress func(done, total int64)
 }
 
 // DefaultMemory is the budget where none is given, in bytes.
 const DefaultMemory = 256 << 20
 
-// limits returns how many workers there are, and how many filled segments may wait.
-func (o Options) limits(p *Plan) (workers, waiting int) {
+// limits returns how many segments may be filled at once, and how many there may be between the plan and the output.
+func (o Options) limits(p *Plan) (workers, segments int) {
 	workers = o.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	waiting = 2 * workers
+	waiting := 2 * workers
 	if p.Buffer > 0 {
 		memory := o.Memory
 		if memory <= 0 {
@@ -35,155 +39,228 @@ func (o Options) limits(p *Plan) (workers, waiting int) {
 		}
 		fit := int(min(memory/p.Buffer, 1<<16))
 		workers = max(min(workers, (fit+1)/2), 1)
-		waiting = max(min(waiting, fit-workers), 1)
+		waiting = max(min(waiting, fit-workers), 0)
 	}
-	return workers, waiting
+	return workers, workers + waiting
 }
 
-// job is a segment on its way from the plan, through a worker if it has a Fill, to the writer.
+// Write writes the plan to s and returns the length of the output. A plan that needs patches is refused with errors.ErrUnsupported, before
+// anything is written, where s goes one way. On an error, cancellation included, it returns when all workers have stopped; what was written so far
+// is the caller's to throw away.
+func Write(ctx context.Context, s Sink, p *Plan, o Options) (int64, error) {
+	if p.NeedsPatches && s.OneWay() {
+		return 0, block.WithHint(fmt.Errorf("the image is completed at its beginning when its end is written: to write it to a pipe is %w",
+			errors.ErrUnsupported), "name a file as the target")
+	}
+	workers, segments := o.limits(p)
+	e := &engine{
+		sink: s, oneWay: s.OneWay(), plan: p, tell: o.Progress,
+		room: make(chan struct{}, segments), slots: make(chan struct{}, workers), buffers: make(chan []byte, segments),
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.dispatch(gctx, g) })
+	if err := g.Wait(); err != nil {
+		return e.off, err
+	}
+	if err := e.patch(ctx); err != nil {
+		return e.off, err
+	}
+	return e.off, s.Finish(ctx, e.off)
+}
+
+// engine takes segments from the plan to the output. Each has a goroutine, which fills it, waits until it has a place, and writes it while its
+// bytes are still in the processor's cache.
+type engine struct {
+	sink   Sink
+	oneWay bool
+	plan   *Plan
+
+	room    chan struct{} // an element for each segment between the plan and the output
+	slots   chan struct{} // an element for each that is being filled
+	buffers chan []byte   // that have been written
+
+	mu    sync.Mutex
+	queue []*job // without a place yet, in order
+	off   int64  // where the first of them will lie
+
+	telling sync.Mutex
+	done    int64 // Work that is written
+	tell    func(done, total int64)
+}
+
+// job is a segment on its way.
 type job struct {
 	Segment
-	filled chan struct{} // closed when data and err are set
-	data   []byte
-	err    error
+	filled bool   // its bytes are known as far as they can be before it has a place
+	data   []byte // of every segment but Zeros
+	off    int64
+	placed chan struct{} // closed when off and data are set
+
+	before  <-chan struct{} // closed when the segment before it is written; used where the output goes one way
+	written chan struct{}
 }
 
-// Write writes the plan to s and returns the length of the output. On an error, cancellation included, it returns when all workers
-// have stopped; what was written so far is the caller's to throw away.
-func Write(ctx context.Context, s Sink, p *Plan, o Options) (int64, error) {
-	workers, waiting := o.limits(p)
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-
-	ordered := make(chan *job, waiting)
-	work := make(chan *job)
-	buffers := make(chan []byte, waiting+workers+1)
-	wg.Go(func() { dispatch(ctx, p, ordered, work) })
-	for range workers {
-		wg.Go(func() {
-			for j := range work {
-				var buf []byte
-				select {
-				case buf = <-buffers:
-				default:
-				}
-				j.data, j.err = j.Fill(ctx, buf[:0])
-				close(j.filled)
-			}
-		})
-	}
-	w := writer{sink: s, plan: p, progress: o.Progress, buffers: buffers}
-	for j := range ordered {
-		if err := w.place(ctx, j); err != nil {
-			return w.off, err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return w.off, err
-	}
-	return w.off, w.finish(ctx)
-}
-
-// dispatch sends every segment to the writer in order, and those with a Fill to the workers as well. It closes both channels.
-func dispatch(ctx context.Context, p *Plan, ordered, work chan<- *job) {
-	defer close(ordered)
-	defer close(work)
-	for seg, err := range p.Segments {
-		j := &job{Segment: seg, err: err}
-		if seg.Fill != nil && err == nil {
-			j.filled = make(chan struct{})
-		}
-		select {
-		case ordered <- j:
-		case <-ctx.Done():
-			return
-		}
+// dispatch starts a goroutine for every segment.
+func (e *engine) dispatch(ctx context.Context, g *errgroup.Group) error {
+	start := make(chan struct{})
+	close(start)
+	var before <-chan struct{} = start
+	for seg, err := range e.plan.Segments {
 		if err != nil {
-			return
+			return err
 		}
-		if j.filled != nil {
-			select {
-			case work <- j:
-			case <-ctx.Done():
-				return
+		if err := acquire(ctx, e.room); err != nil {
+			return err
+		}
+		j := &job{Segment: seg, data: seg.Bytes, placed: make(chan struct{}), before: before, written: make(chan struct{})}
+		before = j.written
+		e.mu.Lock()
+		e.queue = append(e.queue, j)
+		e.mu.Unlock()
+		if j.Fill != nil {
+			if err := acquire(ctx, e.slots); err != nil {
+				return err
 			}
 		}
-	}
-}
-
-// writer puts segments at their places.
-type writer struct {
-	sink     Sink
-	plan     *Plan
-	progress func(done, total int64)
-	buffers  chan<- []byte
-	off      int64
-	done     int64
-}
-
-func (w *writer) place(ctx context.Context, j *job) error {
-	if j.filled != nil {
-		select {
-		case <-j.filled:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if j.err != nil {
-		return j.err
-	}
-	n, err := w.put(ctx, j)
-	if err != nil {
-		return err
-	}
-	if j.Placed != nil {
-		j.Placed(w.off, n)
-	}
-	w.off += n
-	w.done += j.Work
-	if w.progress != nil && j.Work > 0 {
-		w.progress(w.done, w.plan.Work)
+		g.Go(func() error { return e.run(ctx, j) })
 	}
 	return ctx.Err()
 }
 
-func (w *writer) put(ctx context.Context, j *job) (int64, error) {
-	switch {
-	case j.filled != nil:
-		err := w.sink.Write(ctx, j.data)
-		select {
-		case w.buffers <- j.data:
-		default:
-		}
-		return int64(len(j.data)), err
-	case j.Late != nil:
-		p, err := j.Late()
-		if err != nil {
-			return 0, err
-		}
-		return int64(len(p)), w.sink.Write(ctx, p)
-	case j.Zeros > 0:
-		return j.Zeros, w.sink.Zeros(ctx, j.Zeros)
-	default:
-		return int64(len(j.Bytes)), w.sink.Write(ctx, j.Bytes)
+func acquire(ctx context.Context, c chan<- struct{}) error {
+	select {
+	case c <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
-func (w *writer) finish(ctx context.Context) error {
-	if w.plan.Patches != nil {
-		patches, err := w.plan.Patches()
+// run brings one segment into the output.
+func (e *engine) run(ctx context.Context, j *job) error {
+	if j.Fill != nil {
+		var err error
+		j.data, err = j.Fill(ctx, e.buffer())
+		<-e.slots
 		if err != nil {
 			return err
 		}
-		for _, p := range patches {
-			if err := w.sink.Patch(ctx, p); errors.Is(err, errors.ErrUnsupported) {
-				break
-			} else if err != nil {
-				return fmt.Errorf("writing again %d bytes at byte %d: %w", len(p.Bytes), p.Off, err)
-			}
+	}
+	if err := e.place(j); err != nil {
+		return err
+	}
+	for _, c := range []<-chan struct{}{j.placed, j.before} {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !e.oneWay {
+			break
 		}
 	}
-	return w.sink.Finish(ctx, w.off)
+	if err := e.write(ctx, j); err != nil {
+		return err
+	}
+	close(j.written)
+	if j.Fill != nil {
+		select {
+		case e.buffers <- j.data[:0]:
+		default:
+		}
+	}
+	<-e.room
+	e.report(j.Work)
+	return ctx.Err()
+}
+
+// buffer returns a buffer to append to.
+func (e *engine) buffer() []byte {
+	select {
+	case b := <-e.buffers:
+		return b
+	default:
+		return nil
+	}
+}
+
+// place says that j is filled, and gives places to all segments that can have theirs now.
+func (e *engine) place(j *job) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	j.filled = true
+	for len(e.queue) > 0 && e.queue[0].filled {
+		first := e.queue[0]
+		e.queue = e.queue[1:]
+		if err := e.settle(first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle gives a segment its place.
+func (e *engine) settle(j *job) error {
+	var err error
+	switch {
+	case j.Late != nil:
+		j.data, err = j.Late()
+	case j.Fit != nil:
+		j.data, err = j.Fit(e.off, j.data)
+	}
+	if err != nil {
+		return err
+	}
+	n := int64(len(j.data)) + j.Zeros
+	end, ok := block.Add(e.off, n)
+	if !ok {
+		return &block.RangeError{Off: e.off, Len: n, Size: e.off}
+	}
+	if j.Placed != nil {
+		j.Placed(e.off, n)
+	}
+	j.off, e.off = e.off, end
+	close(j.placed)
+	return nil
+}
+
+func (e *engine) write(ctx context.Context, j *job) error {
+	var f block.Flags
+	if j.Solid {
+		f = block.NoHole
+	}
+	switch {
+	case j.Zeros > 0:
+		return e.sink.ZeroAt(ctx, j.off, j.Zeros, f)
+	case len(j.data) > 0:
+		return e.sink.WriteAt(ctx, j.data, j.off, f)
+	}
+	return nil
+}
+
+func (e *engine) report(work int64) {
+	if work == 0 || e.tell == nil {
+		return
+	}
+	e.telling.Lock()
+	defer e.telling.Unlock()
+	e.done += work
+	e.tell(e.done, e.plan.Work)
+}
+
+// patch writes again what could not be known before, where the output can be.
+func (e *engine) patch(ctx context.Context) error {
+	if e.plan.Patches == nil {
+		return nil
+	}
+	patches, err := e.plan.Patches()
+	if err != nil || e.oneWay {
+		return err
+	}
+	for _, p := range patches {
+		if err := e.sink.WriteAt(ctx, p.Bytes, p.Off, block.NoHole); err != nil {
+			return fmt.Errorf("writing again %d bytes at byte %d: %w", len(p.Bytes), p.Off, err)
+		}
+	}
+	return nil
 }
