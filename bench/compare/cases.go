@@ -49,6 +49,7 @@ func comparisons(s settings) []comparison {
 		verify(s),
 		patch(s, "patch 1 MiB", 0),
 	}
+	list = append(list, qcow2Comparisons(s)...)
 	if s.levels {
 		for n := 1; n <= 9; n++ {
 			list = append(list, level(s, n))
