@@ -1,7 +1,10 @@
 // Package convert is the copy engine: it moves the content of one block device to another, to a pipe, or compares two.
 //
 // [Copy] is what to use first. [CopyStream] takes a source that goes one way only, [WriteTo] a target that does, and [Compare]
-// reads two devices and says where they first differ.
+// reads two devices and says where they first differ. [Commit] and [Rebase] move what lies in an overlay.
+//
+// How a source is read is changed by what stands in front of it: [Limit] bounds the rate, and [Salvage] goes on where data cannot be read.
+// Both serve drivers that plan their output from a source as well.
 //
 // The engine is driven by extents: what a source knows to be zero is never read, and what a new target has as zero already is never
 // written. The rest is cut into requests, which workers read, look through for zeros, and write.
@@ -49,6 +52,9 @@ type Options struct {
 	ZeroGranule int64
 	// TargetIsZero says that the target reads as zero everywhere before the copy, as a new file does, so that zeros need not be written.
 	TargetIsZero bool
+	// KeepBacking says that the target shows a backing image which reads as that of the source does, so that only what the source itself holds is
+	// copied: extents of Depth 0, their zeros as zeros. It excludes TargetIsZero.
+	KeepBacking bool
 
 	// Kernel lets the kernel move bytes where both sides lie plain in files.
 	Kernel Kernel

@@ -11,6 +11,7 @@ import (
 
 // Copy makes the first src.Size() bytes of dst equal to src; what dst holds after them stays. A dst that is too short is resized where
 // it can be, and otherwise refused with a *block.RangeError before anything is written. After an error dst holds old or new bytes.
+// Where dst shows a backing image, zeros of the source are written to it as zeros.
 //
 // Where both sides are whole plain files and the file system can share blocks, it is asked to. Otherwise data is read, searched for
 // zeros and written. Kernel.CopyRange is used only where no zeros are looked for: it cannot find them, and it does not win by moving bytes either
@@ -28,7 +29,11 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	c := newCopier(dst, o, size)
 	c.stats.Size = size
 
-	err := each(ctx, workers, request, tasks(ranges(ctx, src, nil), request), func(ctx context.Context, t task, b *buffers) error {
+	var only func(block.Extent) bool
+	if o.KeepBacking {
+		only = func(e block.Extent) bool { return e.Depth == 0 }
+	}
+	err := each(ctx, workers, request, tasks(ranges(ctx, src, only), request), func(ctx context.Context, t task, b *buffers) error {
 		return c.copy(ctx, src, t, b)
 	})
 	return c.stats, err
@@ -125,7 +130,7 @@ func (c *copier) zero(ctx context.Context, off, n int64) (int64, error) {
 	switch {
 	case c.o.ZeroGranule <= 0:
 		flags = block.NoHole
-	case c.o.TargetIsZero:
+	case c.o.TargetIsZero && !c.o.KeepBacking:
 		return 0, nil
 	}
 	if err := c.dst.Zero(ctx, off, n, flags); err != nil {
@@ -184,7 +189,7 @@ func split(p []byte, off, unit, granule int64, emit func(i, j int64, zero bool) 
 // reflink shares all blocks of src with a new dst, where both are whole files and the file system can.
 func reflink(ctx context.Context, src, dst block.Device, o Options) (bool, error) {
 	size := src.Size()
-	if o.Kernel.Reflink == nil || !o.TargetIsZero || dst.Size() != size || o.ZeroGranule <= 0 {
+	if o.Kernel.Reflink == nil || !o.TargetIsZero || o.KeepBacking || dst.Size() != size || o.ZeroGranule <= 0 {
 		return false, nil
 	}
 	to := plainFile(dst)

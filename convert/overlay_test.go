@@ -289,3 +289,28 @@ func TestCommitWritesWhatTheOverlayHolds(t *testing.T) {
 		t.Errorf("a base that cannot grow: %v", err)
 	}
 }
+
+// TestCopyKeepsBacking copies an overlay to a new one over an image of the same content.
+func TestCopyKeepsBacking(t *testing.T) {
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 22))
+		base := randomSparse(r, 1+r.Int64N(1<<18))
+		src := newLayered(1+r.Int64N(1<<18), 512<<r.IntN(8), base)
+		src.fill(t, r)
+		dst := newLayered(src.Size(), src.cluster, base)
+		st, err := Copy(t.Context(), src, dst, Options{
+			Workers: 1 + r.IntN(4), Request: 1 << (10 + r.IntN(8)), ZeroGranule: 4096, KeepBacking: true,
+		})
+		if err != nil || !bytes.Equal(content(t, dst), content(t, src)) {
+			t.Fatalf("seed %d: %v; equal %v", seed, err, bytes.Equal(content(t, dst), content(t, src)))
+		}
+		for i, s := range src.state {
+			if s == through && dst.state[i] != through && int64(i)*src.cluster < base.Size() {
+				t.Fatalf("seed %d: cluster %d of the backing image was copied", seed, i)
+			}
+		}
+		if st.Read+st.Zero+st.Left != st.Size {
+			t.Errorf("seed %d: %+v", seed, st)
+		}
+	}
+}
