@@ -72,7 +72,7 @@ Exit codes:
 	f.BoolVar(&a.allow, "allow-references", false, "follow whatever other files an image refers to, wherever they are")
 
 	a.add(root, 0, []command{
-		{"info", newInfo}, {"convert", newConvert}, {"compare", newCompare}, {"map", newMap}, {"partitions", newPartitions},
+		{"info", newInfo}, {"convert", newConvert}, {"compare", newCompare}, {"map", newMap}, {"bench", newBench}, {"partitions", newPartitions},
 		{"mod", newMod}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root
@@ -166,11 +166,10 @@ func (a *app) registry() formats.Registry { return all.Drivers() }
 
 // openOptions returns how images are opened. A quarter of the memory is for the caches of a layer.
 func (a *app) openOptions(r reading) chain.Options {
-	o := chain.Options{Registry: a.registry(), Format: r.format, IndexFile: r.index, Glance: r.glance, Log: a.log(), Gate: formats.DirGate, Memory: int64(a.memory) / 4, Stdin: a.stdin}
-	if a.allow {
-		o.Gate = formats.AllowAll
+	return chain.Options{
+		Registry: a.registry(), Format: r.format, IndexFile: r.index, Glance: r.glance, Lazy: r.lazy,
+		Gate: a.gate(), Log: a.log(), Memory: int64(a.memory) / 4, Stdin: a.stdin,
 	}
-	return o
 }
 
 // printJSON prints v for programs.
