@@ -15,7 +15,7 @@ import (
 // Name is the name of the driver.
 const Name = "raw"
 
-// Driver returns the driver. It has no options.
+// Driver returns the driver. Its options are those of Create.
 func Driver() formats.Driver {
 	return formats.Driver{
 		Name:       Name,
@@ -25,11 +25,14 @@ func Driver() formats.Driver {
 		Open:       open,
 		Decode:     decode,
 		Create:     create,
+		Options:    &options{Preallocation: string(formats.PreallocOff)},
 	}
 }
 
 // device is a block device of which only the name of the format is changed.
 type device struct{ block.Filter }
+
+var _ formats.Preallocator = (*device)(nil)
 
 func (d *device) Info() block.Info {
 	i := d.Filter.Info()
@@ -48,7 +51,8 @@ func open(_ context.Context, dev block.Device, o formats.OpenOptions) (block.Dev
 }
 
 func create(ctx context.Context, s formats.Store, o formats.CreateOptions) (block.Device, error) {
-	if err := refuseOptions(o.Values); err != nil {
+	opt, err := formats.ParseOptions(Driver().Options.(*options), o.Values)
+	if err != nil {
 		return nil, err
 	}
 	if o.Size < 0 {
@@ -59,19 +63,25 @@ func create(ctx context.Context, s formats.Store, o formats.CreateOptions) (bloc
 		return nil, err
 	}
 	if !dev.Info().Caps.Resize {
-		if dev.Size() < o.Size {
-			return nil, fmt.Errorf("the target has %d bytes, the image %d", dev.Size(), o.Size)
-		}
-		w, err := block.NewWindow(dev, 0, o.Size)
-		if err != nil {
-			return nil, err
-		}
-		return &device{block.Filter{Device: w}}, nil
+		return onDisk(dev, o.Size, opt.preallocation())
 	}
-	if err := dev.Resize(ctx, o.Size); err != nil {
+	d := &device{block.Filter{Device: dev}}
+	return d, d.ResizePreallocated(ctx, o.Size, opt.preallocation())
+}
+
+// onDisk returns the first size bytes of what has a size of its own.
+func onDisk(dev block.Device, size int64, p formats.Preallocation) (block.Device, error) {
+	if dev.Size() < size {
+		return nil, fmt.Errorf("the target has %d bytes, the image %d", dev.Size(), size)
+	}
+	if p != formats.PreallocOff {
+		return nil, fmt.Errorf("preallocation=%s: only files are preallocated: %w", p, errors.ErrUnsupported)
+	}
+	w, err := block.NewWindow(dev, 0, size)
+	if err != nil {
 		return nil, err
 	}
-	return &device{block.Filter{Device: dev}}, nil
+	return &device{block.Filter{Device: w}}, nil
 }
 
 func refuseOptions(values map[string]string) error {
