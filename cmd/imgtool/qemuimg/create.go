@@ -1,0 +1,261 @@
+package qemuimg
+
+import (
+	"errors"
+	"slices"
+	"strings"
+)
+
+// newImage takes what the options of a new image share with options of the command out of values: the backing file and the size.
+func (p *parser) newImage(values map[string]string) (backingFile, backingFmt, sizeText string) {
+	take := func(name, key string) string {
+		value := values[name]
+		delete(values, name)
+		return p.or(key, value)
+	}
+	return take("backing_file", backing), take("backing_fmt", backingFormat), take("size", size)
+}
+
+func buildCreate(p *parser) error {
+	values, asks, err := p.formatOptions()
+	if err != nil {
+		return err
+	}
+	p.Format = p.or(format, "raw")
+	p.value("--format", p.Format)
+	if asks {
+		p.value("--options", "help")
+		p.operands = nil
+		return nil
+	}
+	if len(p.operands) == 0 {
+		return misused("Expecting image file name")
+	}
+	name := p.operands[0]
+	backingFile, backingFmt, optionSize := p.newImage(values)
+	if err := p.createSize(name, optionSize); err != nil {
+		return err
+	}
+	if backingFile != "" && p.Format == "raw" {
+		return wrong("%s: Backing file not supported for file format 'raw'", name)
+	}
+	img, err := p.open(name, false)
+	if err != nil {
+		return created(name, err)
+	}
+	p.operands = []string{img.chain}
+	if p.Size >= 0 {
+		p.operands = append(p.operands, decimal(p.Size))
+	}
+	p.Written = append(p.Written, img.chain)
+	p.passFlag(unsafeMode, "--unsafe")
+	p.passBacking(backingFile, backingFmt)
+	switch {
+	case backingFile == name:
+		return wrong("%s: Error: Trying to create an image with the same filename as the backing file", name)
+	case backingFile != "" && backingFmt == "":
+		return wrong("%s: Backing file specified without backing format", name)
+	case backingFile == "" && backingFmt != "":
+		return wrong("%s: Backing format cannot be used without backing file", name)
+	case p.Size < 0 && (backingFile == "" || p.has(unsafeMode)):
+		return wrong("%s: Image creation needs a size parameter", name)
+	}
+	p.passOptions(values)
+	p.Options = values
+	if backingFile != "" {
+		values["backing_file"], values["backing_fmt"] = backingFile, backingFmt
+	}
+	return nil
+}
+
+// createSize reads the size of create, which stands behind the name or among the options.
+func (p *parser) createSize(name, option string) error {
+	text := option
+	switch {
+	case len(p.operands) > 2:
+		return misused("Unexpected argument: %s", p.operands[2])
+	case len(p.operands) == 2 && option != "":
+		return wrong("%s: The image size must be specified only once", name)
+	case len(p.operands) == 2:
+		text = p.operands[1]
+	case option == "":
+		return nil
+	}
+	n, err := sizeOf("image size", text)
+	p.Size = n
+	return err
+}
+
+// created returns an error of opening as create tells it.
+func created(name string, err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return wrong("%s: %s", name, strings.TrimPrefix(e.Text, "Could not open '"+name+"': "))
+	}
+	return err
+}
+
+func (p *parser) passBacking(file, format string) {
+	if file != "" {
+		p.value("--backing", file)
+		p.value("--backing-format", format)
+	}
+}
+
+// Bounds of the options of convert.
+const (
+	maxCoroutines = 16
+	maxSparse     = 16 << 20 // bytes
+	sectorSize    = 512      // bytes
+)
+
+func buildConvert(p *parser) error {
+	values, asks, err := p.formatOptions()
+	if err != nil {
+		return err
+	}
+	p.Format = p.or(outputFormat, "raw")
+	if asks {
+		p.value("--output-format", p.Format)
+		p.value("--options", "help")
+		p.operands = nil
+		return nil
+	}
+	if err := p.convertNumbers(); err != nil {
+		return err
+	}
+	backingFile, backingFmt, sizeText := p.newImage(values)
+	if err := p.convertChecks(len(values)); err != nil {
+		return err
+	}
+	if len(p.operands) < 2 {
+		return wrong("Must specify image file name")
+	}
+	if sizeText != "" {
+		return wrong("The size of the output is that of the input: -o size is not supported")
+	}
+	if err := p.checkCaches(); err != nil {
+		return err
+	}
+	if err := p.convertSources(); err != nil {
+		return err
+	}
+	if err := p.convertTarget(); err != nil {
+		return err
+	}
+	switch {
+	case backingFile != "" && p.Format == "raw":
+		return wrong("Backing file not supported for file format 'raw'")
+	case backingFile != "" && backingFmt == "" && !p.has(noCreate):
+		return wrong("Use of backing file requires explicit backing format")
+	case backingFile == "" && backingFmt != "":
+		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.last(targetKey), p.Format)
+	}
+	p.passBacking(backingFile, backingFmt)
+	p.passOptions(values)
+	p.Options = values
+	for _, f := range []struct{ key, flag string }{
+		{compress, "--compress"}, {noCreate, "--no-create"}, {targetIsZero, "--target-is-zero"}, {salvage, "--salvage"}, {bitmaps, "--bitmaps"},
+		{skipBroken, "--skip-broken-bitmaps"},
+	} {
+		p.passFlag(f.key, f.flag)
+	}
+	return p.passSnapshot()
+}
+
+// convertNumbers checks and passes the options of convert that are numbers.
+func (p *parser) convertNumbers() error {
+	if p.has(coroutines) {
+		n, err := parseSize(p.last(coroutines))
+		if err != nil || n < 1 || n > maxCoroutines {
+			return wrong("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d", maxCoroutines)
+		}
+	}
+	if p.has(sparse) {
+		n, err := sizeOf("buffer size for sparse output", p.last(sparse))
+		if err == nil && (n > maxSparse || n%sectorSize != 0) {
+			err = wrong("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
+				"Select 0 to disable sparse detection (fully allocates output).", sectorSize, maxSparse)
+		}
+		if err != nil {
+			return err
+		}
+		p.value("--sparse", decimal(n))
+	}
+	return p.sized(rate, "--rate", "rate limit")
+}
+
+// convertChecks refuses options of convert that exclude each other. created is how many options the new image has.
+func (p *parser) convertChecks(created int) error {
+	for _, c := range []struct {
+		bad  bool
+		text string
+	}{
+		{p.has(imageOpts) && p.has(format), "--image-opts and --format are mutually exclusive"},
+		{p.has(targetOpts) && p.has(outputFormat), "--image-opts and --format are mutually exclusive"},
+		{p.has(targetOpts) && !p.has(noCreate), "--target-image-opts requires use of -n flag"},
+		{p.has(skipBroken) && !p.has(bitmaps), "Use of --skip-broken-bitmaps requires --bitmaps"},
+		{p.has(offload) && p.has(compress), "Cannot enable copy offloading when -c is used"},
+		{p.has(offload) && p.has(sparse), "Cannot enable copy offloading when -S is used"},
+		{p.has(offload) && p.has(salvage), "Cannot use copy offloading in salvaging mode"},
+		{p.has(targetIsZero) && !p.has(noCreate), "--target-is-zero requires use of -n flag"},
+		{p.has(targetIsZero) && p.has(backing), "Cannot use --target-is-zero when the destination image has a backing file"},
+		{p.has(noCreate) && created > 0, "-o has no effect when skipping image creation"},
+	} {
+		if c.bad {
+			return wrong("%s", c.text)
+		}
+	}
+	return nil
+}
+
+// convertSources replaces the names of the sources, and passes their format.
+func (p *parser) convertSources() error {
+	formats := []string{}
+	for i, name := range p.operands[:len(p.operands)-1] {
+		img, err := p.open(name, p.has(imageOpts))
+		if err != nil {
+			return err
+		}
+		p.operands[i] = img.chain
+		formats = append(formats, p.or(format, img.format))
+	}
+	formats = slices.Compact(formats)
+	switch {
+	case len(formats) > 1:
+		return wrong("sources of different formats together are not supported")
+	case formats[0] != "":
+		p.value("--format", formats[0])
+	}
+	return nil
+}
+
+// targetKey is where the name of convert's target is kept as it was typed.
+const targetKey = "target"
+
+// convertTarget replaces the name of the target, and passes its format.
+func (p *parser) convertTarget() error {
+	last := len(p.operands) - 1
+	name := p.operands[last]
+	p.given[targetKey] = []string{name}
+	img, err := p.open(name, p.has(targetOpts))
+	switch {
+	case err != nil && p.has(noCreate):
+		return err
+	case err != nil:
+		var e *Error
+		if errors.As(err, &e) {
+			e.Text = strings.TrimPrefix(e.Text, "Could not open '"+name+"': ")
+		}
+		return err
+	}
+	if p.has(targetOpts) {
+		p.Format = img.format
+	}
+	if p.Format != "" {
+		p.value("--output-format", p.Format)
+	}
+	p.operands[last] = img.chain
+	p.Written = append(p.Written, img.chain)
+	return nil
+}
