@@ -35,6 +35,11 @@ func Open(ctx context.Context, text string, o Options) (*Image, error) {
 	return open(ctx, spec, src, arg, o, nil)
 }
 
+// OpenFile opens the file at path, whatever its name looks like, as Open opens a chain of nothing but a source.
+func OpenFile(ctx context.Context, path string, o Options) (*Image, error) {
+	return open(ctx, Spec{Source: path}, source{open: openPath}, path, o, nil)
+}
+
 // open opens a parsed chain over a source. parents are the files that refer to it, the outermost first.
 func open(ctx context.Context, spec Spec, src source, arg string, o Options, parents []os.FileInfo) (*Image, error) {
 	steps, err := plan(spec, o)

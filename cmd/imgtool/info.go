@@ -3,168 +3,211 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
-	"github.com/imgtool/imgtool/formats/gz"
-	"github.com/imgtool/imgtool/gzipmod"
+	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/internal/sizes"
-	"github.com/imgtool/imgtool/partition"
 )
 
-// imageInfo is an image in JSON. The names are those of qemu-img info; layers and partitions are ours.
-type imageInfo struct {
-	Filename    string        `json:"filename"`
-	Format      string        `json:"format"`
-	VirtualSize *int64        `json:"virtual-size"`                    // null where only reading all of it would tell
-	Probable    *int64        `json:"probable-virtual-size,omitempty"` // what the file suggests where virtual-size is null
-	ActualSize  *int64        `json:"actual-size,omitempty"`           // what a local file occupies
-	DirtyFlag   bool          `json:"dirty-flag"`
-	Specific    *specificInfo `json:"format-specific,omitempty"`
-	Layers      []layerInfo   `json:"layers"`
-	Partitions  *partsInfo    `json:"partitions,omitempty"`
-}
-
-// layerInfo says what stands over the source, and how it came there: given or sniffed.
-type layerInfo struct {
-	Name string `json:"name"`
-	How  string `json:"how"`
-}
-
-// specificInfo is what only one format has.
-type specificInfo struct {
-	Type string `json:"type"`
-	Data gzInfo `json:"data"`
-}
-
-// gzInfo is what a gzip file with an index tells of itself. Sizes are in bytes.
-type gzInfo struct {
-	ChunkSize int64      `json:"chunk-size"`
-	Kept      []gzRegion `json:"kept"` // the ranges of the image that can be changed in place
-}
-
-type gzRegion struct {
-	Offset int64 `json:"offset"`
-	Length int64 `json:"length"`
-}
-
-// partsInfo summarises a partition table.
-type partsInfo struct {
-	Scheme string `json:"scheme"`
-	Count  int    `json:"count"`
-}
-
 func newInfo(a *app) *cobra.Command {
-	from := reading{glance: true}
+	from := reading{glance: true, lazy: true}
+	var whole bool
 	c := &cobra.Command{
 		Use:   "info [flags] IMAGE",
 		Short: "Show what an image is",
-		Args:  exactly(1),
+		Long: `Show what an image is. Nothing that it refers to is opened for that, except for what the first sectors of the disk lie in. A reference that
+would not be followed is shown with the reason. Of an image that its format refuses, what can be said is shown, and the reason is the error.
+
+Exit codes: 0 described, 1 failed, 4 the image is corrupt.`,
+		Example: `  imgtool info disk.qcow2
+  imgtool info --json --backing-chain overlay.qcow2
+  imgtool info disk.raw.gz::raw`,
+		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := chain.Open(c.Context(), args[0], a.openOptions(from))
-			if err != nil {
-				return err
+			infos, failed := a.inspect(c.Context(), args[0], from, whole)
+			if len(infos) == 0 {
+				return failed
 			}
-			defer img.Close()
-			info, err := a.describe(c.Context(), img)
-			if err != nil {
-				return err
+			var err error
+			switch {
+			case a.json && whole:
+				err = a.printJSON(infos)
+			case a.json:
+				err = a.printJSON(infos[0])
+			default:
+				a.printInfos(infos)
 			}
-			if a.json {
-				return a.printJSON(info)
-			}
-			a.printInfo(info)
-			return nil
+			return errors.Join(failed, err)
 		},
 	}
 	from.flags(c)
+	c.Flags().BoolVar(&whole, "backing-chain", false, "show all images that show through, the outermost first; in JSON a list")
 	return c
 }
 
-// describe gathers what there is to know about an image without reading all of it.
-func (a *app) describe(ctx context.Context, img *chain.Image) (imageInfo, error) {
-	info := imageInfo{Filename: img.Name(), Format: img.Format(), Layers: []layerInfo{}}
-	for _, l := range img.Layers {
-		info.Layers = append(info.Layers, layerInfo(l))
+// inspect describes an image and, where whole is set, those below it. With an error it returns what could be described all the same.
+func (a *app) inspect(ctx context.Context, text string, from reading, whole bool) ([]imageInfo, error) {
+	img, err := chain.Open(ctx, text, a.openOptions(from))
+	if err != nil {
+		return a.inspectBelow(ctx, text, from, err)
 	}
-	if img.Path != "" {
-		if fi, err := os.Stat(img.Path); err == nil {
-			n := occupied(fi)
-			info.ActualSize = &n
+	defer img.Close()
+	info, err := a.describe(ctx, img)
+	infos := []imageInfo{info}
+	if err != nil || !whole {
+		return infos, err
+	}
+	for dev := img.Device; dev != nil; {
+		backed, ok := block.As[formats.Backed](dev)
+		if !ok {
+			break
 		}
-	}
-	if img.Device == nil {
-		if n, known := img.Stream.Size(); known {
-			info.VirtualSize = &n
+		ref, ok := backed.Backing()
+		if !ok {
+			break
 		}
-		return info, nil
+		if dev, err = backed.BackingDevice(ctx); err != nil {
+			if errors.Is(err, block.ErrDenied) { // which the image above tells
+				err = nil
+			}
+			return infos, nameError(img, err)
+		}
+		if info, err = a.describeBacking(ctx, dev, ref); err != nil {
+			return append(infos, info), nameError(img, err)
+		}
+		infos = append(infos, info)
 	}
-	n := img.Device.Size()
-	if img.Device.Info().Probable {
-		info.Probable = &n
-	} else {
-		info.VirtualSize = &n
-	}
-	if d, ok := block.As[*gzipmod.Device](img.Device); ok {
-		info.DirtyFlag = d.Dirty()
-		info.Specific = &specificInfo{gz.Name, describeGzip(d.Layout())}
-	}
-	t, err := partition.Read(ctx, block.NoClose(img.Device))
-	var corrupt *block.CorruptError
-	switch {
-	case err == nil:
-		info.Partitions = &partsInfo{t.Scheme, len(t.Partitions)}
-	case errors.As(err, &corrupt): // the disk's trouble, not the image's
-		a.log().Warn(err.Error(), "image", img.Name())
-	case !errors.Is(err, partition.ErrNone):
-		return info, nameError(img, err)
-	}
-	return info, nil
+	return infos, nil
 }
 
-func describeGzip(l *gzipmod.Layout) gzInfo {
-	g := gzInfo{ChunkSize: l.ChunkSize, Kept: []gzRegion{}}
-	for _, r := range l.Regions {
-		if r.Kind == gzipmod.Kept {
-			g.Kept = append(g.Kept, gzRegion{r.Off, r.Len})
-		}
+// describeBacking describes an image that was opened because another one refers to it.
+func (a *app) describeBacking(ctx context.Context, dev block.Device, ref formats.Ref) (imageInfo, error) {
+	info := imageInfo{Filename: ref.Name, Format: dev.Info().Format, Layers: []layerInfo{{dev.Info().Format, chain.Sniffed}}}
+	if ref.Format != "" {
+		info.Layers[0].How = chain.Given
 	}
-	return g
+	if path, err := chain.Path(ref); err == nil {
+		info.Filename, info.ActualSize = path, actualSize(path)
+	}
+	return info, a.describeDevice(ctx, dev, &info)
 }
 
-// printInfo prints for people, in the order that qemu-img has.
+// inspectBelow describes the file of an image that could not be opened because of refused.
+func (a *app) inspectBelow(ctx context.Context, text string, from reading, refused error) ([]imageInfo, error) {
+	b, err := chain.OpenBelow(ctx, text, a.openOptions(from))
+	if err != nil {
+		return nil, refused // the reason will be the same
+	}
+	defer b.Close()
+	info := a.describeFile(b.Image)
+	info.Format, info.Error = b.Format(), message(refused)
+	return []imageInfo{info}, refused
+}
+
+// printInfos prints for people, in the order that qemu-img has.
+func (a *app) printInfos(infos []imageInfo) {
+	for i, info := range infos {
+		if i > 0 {
+			a.printf("")
+		}
+		a.printInfo(info)
+	}
+}
+
 func (a *app) printInfo(i imageInfo) {
-	a.printf("image: %s", i.Filename)
+	a.printf("image: %s", printable(i.Filename))
 	a.printf("file format: %s", i.Format)
 	switch {
 	case i.VirtualSize != nil:
 		a.printf("virtual size: %s", sizes.FormatSize(*i.VirtualSize))
 	case i.Probable != nil:
 		a.printf("virtual size: ~ %s; to find out: imgtool info --index-file FILE %s", sizes.FormatSize(*i.Probable), i.Filename)
-	default:
+	case i.Error == "":
 		a.printf("virtual size: known only after reading all of it")
 	}
 	if i.ActualSize != nil {
 		a.printf("disk size: %s", sizes.FormatSize(*i.ActualSize))
 	}
-	for _, l := range i.Layers {
-		a.printf("layer: %s (%s)", l.Name, l.How)
+	if i.Encrypted {
+		a.printf("encrypted: yes")
+	}
+	if i.ClusterSize > 0 {
+		a.printf("cluster_size: %d", i.ClusterSize)
 	}
 	if i.DirtyFlag {
-		a.printf("dirty: a change was interrupted")
+		a.printf("cleanly shut down: no")
+	}
+	a.printBacking(i)
+	for _, r := range i.Refused {
+		a.printf("not followed: %s", r.Reason)
+	}
+	for _, l := range i.Layers {
+		a.printf("layer: %s (%s)", l.Name, l.How)
 	}
 	if i.Partitions != nil {
 		a.printf("partition table: %s with %d partitions", i.Partitions.Scheme, i.Partitions.Count)
 	}
-	if i.Specific == nil {
+	if len(i.Snapshots) > 0 {
+		a.printSnapshots(i.Snapshots)
+	}
+	if i.Specific != nil {
+		a.printf("Format specific information:")
+		a.printFields(i.Specific.Data, "    ")
+	}
+}
+
+func (a *app) printBacking(i imageInfo) {
+	if i.Backing == "" {
 		return
 	}
-	a.printf("Format specific information:")
-	a.printf("    chunk size: %s", sizes.FormatSize(i.Specific.Data.ChunkSize))
-	for _, r := range i.Specific.Data.Kept {
-		a.printf("    can be changed: %d bytes at %d", r.Length, r.Offset)
+	actual := ""
+	if i.FullBacking != i.Backing {
+		actual = fmt.Sprintf(" (actual path: %s)", printable(i.FullBacking))
 	}
+	a.printf("backing file: %s%s", printable(i.Backing), actual)
+	if i.BackingFormat != "" {
+		a.printf("backing file format: %s", printable(i.BackingFormat))
+	}
+}
+
+// printFields prints named values one below the other, as qemu-img does.
+func (a *app) printFields(fields formats.Fields, indent string) {
+	for _, f := range fields {
+		a.printValue(strings.ReplaceAll(f.Name, "-", " "), f.Value, indent)
+	}
+}
+
+func (a *app) printValue(name string, value any, indent string) {
+	const deeper = "    "
+	if fields, ok := value.(formats.Fields); ok {
+		a.printf("%s%s:", indent, name)
+		a.printFields(fields, indent+deeper)
+		return
+	}
+	list := reflect.ValueOf(value)
+	if list.Kind() != reflect.Slice {
+		a.printf("%s%s: %s", indent, name, printable(fmt.Sprint(value)))
+		return
+	}
+	a.printf("%s%s:", indent, name)
+	for i := range list.Len() {
+		a.printValue(fmt.Sprintf("[%d]", i), list.Index(i).Interface(), indent+deeper)
+	}
+}
+
+// printable returns s as a terminal may have it: an image can hold control characters in its names.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || !utf8.ValidString(s) {
+		return strconv.QuoteToGraphic(s)
+	}
+	return s
 }

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/formats"
 )
 
 // reading is what the user says about the image that a command reads.
@@ -15,17 +17,42 @@ type reading struct {
 	format string // "" to find out
 	index  string // file that holds the index, or will; "" for none
 	glance bool   // the command looks at little of it: its size may be a guess
+	lazy   bool   // the command looks at the image but not at what it holds: references are opened when first needed
 }
 
-// flags adds the flags of r to a command.
+// flags adds the flags of r to a command that reads an image.
 func (r *reading) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&r.format, "format", "f", "", "format of the image, put last, with nothing guessed behind it; without it the bytes tell")
+	r.formatFlag(c)
 	c.Flags().StringVar(&r.index, "index-file", "", "index of a gzip file that another program made: read where it exists, written where it does not")
+}
+
+// formatFlag adds the flag of r that commands have which change an image.
+func (r *reading) formatFlag(c *cobra.Command) {
+	c.Flags().StringVarP(&r.format, "format", "f", "", "format of the image, put last, with nothing guessed behind it; without it the bytes tell")
 }
 
 // openDevice opens an image to be read at any offset.
 func (a *app) openDevice(ctx context.Context, text string, r reading) (*chain.Image, error) {
-	img, err := chain.Open(ctx, text, a.openOptions(r))
+	return oneOfAnyOffset(chain.Open(ctx, text, a.openOptions(r)))
+}
+
+// change opens an image for writing in place and calls f. Where f succeeds, what it has changed is durable when change returns.
+func (a *app) change(ctx context.Context, text string, r reading, f func(*chain.Image) error) error {
+	o := a.openOptions(r)
+	o.Write = true
+	img, err := oneOfAnyOffset(chain.Open(ctx, text, o))
+	if err != nil {
+		return err
+	}
+	err = nameError(img, f(img))
+	if err == nil {
+		err = img.Device.Flush(ctx)
+	}
+	return errors.Join(err, img.Close())
+}
+
+// oneOfAnyOffset passes on an image that has been opened, unless it goes one way only.
+func oneOfAnyOffset(img *chain.Image, err error) (*chain.Image, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -39,11 +66,22 @@ func (a *app) openDevice(ctx context.Context, text string, r reading) (*chain.Im
 // errOneWay: an image is a pipe where any offset has to be read.
 var errOneWay = block.WithHint(errors.New("it can be read from front to back only, and this needs any offset"), "save it to a file first")
 
-// nameError returns err with the name of the image, unless it has one.
-func nameError(img *chain.Image, err error) error {
-	var named *chain.Error
-	if err == nil || errors.As(err, &named) || errors.Is(err, context.Canceled) {
-		return err
+// feature returns what only some formats have; what says it in words.
+func feature[T any](img *chain.Image, what string) (T, error) {
+	t, ok := block.As[T](img.Device)
+	if !ok {
+		return t, &chain.Error{Name: img.Name(), Err: fmt.Errorf("format %s %s: %w", img.Format(), what, errors.ErrUnsupported)}
 	}
-	return &chain.Error{Name: img.Name(), Err: err}
+	return t, nil
 }
+
+// gate returns what decides whether references may be followed.
+func (a *app) gate() formats.Gate {
+	if a.allow {
+		return formats.AllowAll
+	}
+	return formats.DirGate
+}
+
+// nameError returns err with the name of the image, unless it has one.
+func nameError(img *chain.Image, err error) error { return nameFile(img.Name(), err) }

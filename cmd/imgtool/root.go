@@ -72,7 +72,8 @@ Exit codes:
 	f.BoolVar(&a.allow, "allow-references", false, "follow whatever other files an image refers to, wherever they are")
 
 	a.add(root, 0, []command{
-		{"info", newInfo}, {"convert", newConvert}, {"compare", newCompare}, {"map", newMap}, {"bench", newBench}, {"partitions", newPartitions},
+		{"info", newInfo}, {"create", newCreate}, {"convert", newConvert}, {"compare", newCompare}, {"check", newCheck}, {"map", newMap},
+		{"measure", newMeasure}, {"resize", newResize}, {"snapshot", newSnapshot}, {"bench", newBench}, {"partitions", newPartitions},
 		{"mod", newMod}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/raw"
+)
+
+// measuring is one run of measure.
+type measuring struct {
+	*app
+	from    reading
+	to      string
+	options []string
+	size    size
+}
+
+func newMeasure(a *app) *cobra.Command {
+	v := &measuring{app: a, size: -1}
+	c := &cobra.Command{
+		Use:   "measure [flags] {--size SIZE | SOURCE}",
+		Short: "Say how long the file of a new image gets",
+		Long: `Say how long the file of a new image gets: one that holds what SOURCE does, or with --size an empty one; and how long it gets once every
+byte of it has been written.
+
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the source is corrupt.`,
+		Example: `  imgtool measure -O qcow2 --size 1T
+  imgtool measure -O qcow2 -o cluster_size=2M --json disk.raw`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 || (len(args) == 1) == c.Flags().Changed("size") {
+				return usageOf(c, errors.New("measure takes either --size or one source"))
+			}
+			return v.run(c.Context(), strings.Join(args, ""))
+		},
+	}
+	v.from.flags(c)
+	f := c.Flags()
+	f.StringVarP(&v.to, "output-format", "O", raw.Name, "format of the new image")
+	f.StringArrayVarP(&v.options, "options", "o", nil, "options of that format, k=v,...; help lists them")
+	f.Var(&v.size, "size", "size of an empty image")
+	f.Lookup("size").DefValue = ""
+	return c
+}
+
+func (v *measuring) run(ctx context.Context, source string) error {
+	driver, err := v.outputDriver("-O", v.to, "")
+	if err != nil {
+		return err
+	}
+	values, help, err := parseOptions(v.options)
+	switch {
+	case err != nil:
+		return err
+	case help:
+		return v.printOptions(driver)
+	}
+	if err := checkOptions(driver, values); err != nil {
+		return err
+	}
+	if driver.Measure == nil {
+		return fmt.Errorf("how long an image of format %s gets is known only after writing it: %w", driver.Name, errors.ErrUnsupported)
+	}
+	m, err := v.measure(ctx, driver, values, source)
+	if err != nil {
+		return err
+	}
+	if v.json {
+		return v.printJSON(m)
+	}
+	v.printf("required size: %d", m.Required)
+	v.printf("fully allocated size: %d", m.FullyAllocated)
+	if m.Bitmaps > 0 {
+		v.printf("bitmaps size: %d", m.Bitmaps)
+	}
+	return nil
+}
+
+func (v *measuring) measure(ctx context.Context, d *formats.Driver, values map[string]string, source string) (formats.Measurement, error) {
+	o := formats.CreateOptions{Values: values, Memory: int64(v.memory) / 2}
+	if source == "" {
+		size, ok := block.RoundUp(int64(v.size), sectorSize)
+		if !ok {
+			return formats.Measurement{}, usagef("--size %d: too large", int64(v.size))
+		}
+		o.Size = size
+		return d.Measure(ctx, nil, o)
+	}
+	img, err := v.openDevice(ctx, source, v.from)
+	if err != nil {
+		return formats.Measurement{}, err
+	}
+	defer img.Close()
+	o.Size = img.Device.Size()
+	m, err := d.Measure(ctx, img.Device, o)
+	return m, nameError(img, err)
+}
