@@ -62,9 +62,13 @@ func (p *parser) compareImages() error {
 		if err != nil {
 			return err
 		}
+		typed := p.operands[i]
 		p.operands[i] = img.chain
 		if p.has(o.key) {
 			img.format = p.last(o.key)
+		}
+		if !p.knows(img.format) {
+			return cannotOpen(typed, fmt.Sprintf("Unknown driver '%s'", img.format))
 		}
 		if img.format != "" {
 			p.value(o.flag, img.format)
@@ -98,7 +102,6 @@ func buildMeasure(p *parser) error {
 		p.operands = nil
 		return nil
 	}
-	p.passOptions(values)
 	switch {
 	case len(p.operands) > 1:
 		return wrong("At most one filename argument is allowed.")
@@ -108,11 +111,20 @@ func buildMeasure(p *parser) error {
 		return wrong("Either --size N or one filename must be specified.")
 	case len(p.operands) == 1 && p.has(size):
 		return wrong("--size N cannot be used together with a filename.")
-	case p.has(size):
-		if p.Size, err = sizeOf("image size", p.last(size)); err == nil {
-			p.value("--size", decimal(p.Size))
+	}
+	if err := p.sized(size, "--size", "image size"); err != nil {
+		return err
+	}
+	to := p.or(outputFormat, "raw")
+	if _, err := p.driver(to, values, ""); err != nil {
+		if p.knows(to) {
+			err = wrong("%v\nqemu-img: Invalid options for file format '%s'", err, to)
 		}
 		return err
+	}
+	p.passOptions(values)
+	if p.has(size) {
+		return nil
 	}
 	if err := p.passSnapshot(); err != nil {
 		return err
@@ -179,8 +191,7 @@ func buildResize(p *parser) error {
 	}
 	n, err := parseSize(text)
 	if err == errNotSize {
-		return wrong("Parameter 'size' expects a non-negative number below 2^64\n" +
-			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.")
+		return wrong(notSize, "size")
 	}
 	if err := p.image(0, true); err != nil {
 		return err
@@ -201,6 +212,9 @@ func buildRebase(p *parser) error {
 	}
 	if err := p.checkCaches(); err != nil {
 		return err
+	}
+	if !p.knows(p.last(backingFormat)) {
+		return wrong("Invalid format name: '%s'", p.last(backingFormat))
 	}
 	p.Share = false // it is about the files below, and an image that is written has its locks
 	p.Operand = p.last(backing)
@@ -361,12 +375,18 @@ func buildDD(p *parser) error {
 	if err != nil {
 		return err
 	}
-	if f := p.or(format, from.format); f != "" {
+	f := p.or(format, from.format)
+	if !p.knows(f) {
+		return cannotOpen(given["if"], fmt.Sprintf("Unknown driver '%s'", f))
+	}
+	if f != "" {
 		p.value("--format", f)
 	}
-	p.Format = p.or(outputFormat, "raw")
+	if p.Format = p.or(outputFormat, "raw"); !p.knows(p.Format) {
+		return wrong("Unknown file format")
+	}
 	p.value("--output-format", p.Format)
-	p.Written = append(p.Written, to.chain)
+	p.Written = append(p.Written, to.source)
 	p.operands = append(p.operands, fmt.Sprintf("if=%s", from.chain), fmt.Sprintf("of=%s", to.chain))
 	return nil
 }

@@ -1,8 +1,11 @@
 package qemuimg
 
 import (
+	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/imgtool/imgtool/formats"
 )
 
 // Call is a command line of qemu-img, understood.
@@ -16,10 +19,10 @@ type Call struct {
 	Share    bool // -U: neither take locks nor look at those of others
 
 	Secrets map[string]Secret // --object secret, by ID
-	Written []string          // images that are written, as Args have them
-	Typed   map[string]string // names of images as they were typed, by how Args have them where that differs
+	Written []string          // paths of images that are written
+	Typed   map[string]string // names of images as they were typed, by their paths
 
-	Format  string            // of the new image, or of the one that is changed; "" to find out
+	Format  string            // of the new image, or of the one that is looked at or changed; "" to find out
 	Options map[string]string // of the new image, as -o, -b and -F have them; nil where there are none
 	Size    int64             // of the new image in bytes; -1 where it is not given
 	Operand string            // what the command does to the image: the name of a snapshot or of a bitmap, a backing file
@@ -35,12 +38,13 @@ const (
 type parser struct {
 	*Call
 	given
+	registry formats.Registry
 	operands []string
 	flags    []string // of imgtool's command
 }
 
-// Parse understands a command line without the name of the program. Every error is an *Error.
-func Parse(args []string) (*Call, error) {
+// Parse understands a command line without the name of the program, for the formats that there are. Every error is an *Error.
+func Parse(args []string, registry formats.Registry) (*Call, error) {
 	c := &Call{Size: -1, Typed: map[string]string{}}
 	g, rest, err := getopt(args, globals(), "", true)
 	switch {
@@ -66,11 +70,11 @@ func Parse(args []string) (*Call, error) {
 		return c, misused("Command not found: %s", rest[0])
 	}
 	c.Command = list[i].name
-	return c, c.parse(list[i], rest[1:])
+	return c, c.parse(list[i], rest[1:], registry)
 }
 
 // parse understands what follows the name of a command.
-func (c *Call) parse(k command, args []string) error {
+func (c *Call) parse(k command, args []string, registry formats.Registry) error {
 	size := "" // of resize: the last argument, whatever it looks like
 	if k.name == "resize" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
 		if len(args) < 2 {
@@ -89,7 +93,7 @@ func (c *Call) parse(k command, args []string) error {
 	if size != "" || k.name == "resize" {
 		operands = append(operands, size)
 	}
-	p := &parser{Call: c, given: g, operands: operands}
+	p := &parser{Call: c, given: g, registry: registry, operands: operands}
 	c.Quiet, c.Share, c.Progress = g.has(quiet), g.has(share), g.has(progress) && !g.has(quiet)
 	if c.Secrets, err = secrets(g[object]); err != nil {
 		return err
@@ -160,12 +164,16 @@ func (p *parser) image(i int, write bool) error {
 	if write && p.Share {
 		return cannotOpen(p.operands[i], "force-share=on can only be used with read-only images")
 	}
+	typed := p.operands[i]
 	p.operands[i] = img.chain
 	if write {
-		p.Written = append(p.Written, img.chain)
+		p.Written = append(p.Written, img.source)
 	}
 	if p.has(format) {
 		img.format = p.last(format)
+	}
+	if !p.knows(img.format) {
+		return cannotOpen(typed, fmt.Sprintf("Unknown driver '%s'", img.format))
 	}
 	p.Format = img.format
 	if img.format != "" {
@@ -181,8 +189,8 @@ func (p *parser) open(name string, asOptions bool) (image, error) {
 		read = optioned
 	}
 	img, err := read(name)
-	if err == nil && img.chain != name {
-		p.Typed[img.chain] = name
+	if err == nil {
+		p.Typed[img.source] = name
 	}
 	return img, err
 }

@@ -2,6 +2,7 @@ package qemuimg
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -47,9 +48,12 @@ func buildCreate(p *parser) error {
 	if p.Size >= 0 {
 		p.operands = append(p.operands, decimal(p.Size))
 	}
-	p.Written = append(p.Written, img.chain)
-	p.passFlag(unsafeMode, "--unsafe")
+	p.Written = append(p.Written, img.source)
+	p.passFlag(unsafeMode, "--unchecked")
 	p.passBacking(backingFile, backingFmt)
+	if _, err := p.driver(p.Format, values, name+": "); err != nil {
+		return err
+	}
 	switch {
 	case backingFile == name:
 		return wrong("%s: Error: Trying to create an image with the same filename as the backing file", name)
@@ -57,6 +61,8 @@ func buildCreate(p *parser) error {
 		return wrong("%s: Backing file specified without backing format", name)
 	case backingFile == "" && backingFmt != "":
 		return wrong("%s: Backing format cannot be used without backing file", name)
+	case !p.knows(backingFmt):
+		return wrong("%s: Unknown driver '%s'\nCould not open backing image.", name, backingFmt)
 	case p.Size < 0 && (backingFile == "" || p.has(unsafeMode)):
 		return wrong("%s: Image creation needs a size parameter", name)
 	}
@@ -70,19 +76,19 @@ func buildCreate(p *parser) error {
 
 // createSize reads the size of create, which stands behind the name or among the options.
 func (p *parser) createSize(name, option string) error {
-	text := option
+	var err error
 	switch {
 	case len(p.operands) > 2:
 		return misused("Unexpected argument: %s", p.operands[2])
 	case len(p.operands) == 2 && option != "":
 		return wrong("%s: The image size must be specified only once", name)
 	case len(p.operands) == 2:
-		text = p.operands[1]
-	case option == "":
-		return nil
+		p.Size, err = sizeOf("image size", p.operands[1])
+	case option != "":
+		if p.Size, err = parseSize(option); err != nil {
+			err = wrong("%s: "+notSize, name, "size")
+		}
 	}
-	n, err := sizeOf("image size", text)
-	p.Size = n
 	return err
 }
 
@@ -124,6 +130,9 @@ func buildConvert(p *parser) error {
 	if err := p.convertNumbers(); err != nil {
 		return err
 	}
+	if p.has(outputFormat) && !p.knows(p.Format) {
+		return wrong("Unknown file format '%s'", p.Format)
+	}
 	backingFile, backingFmt, sizeText := p.newImage(values)
 	if err := p.convertChecks(len(values)); err != nil {
 		return err
@@ -150,6 +159,11 @@ func buildConvert(p *parser) error {
 		return wrong("Use of backing file requires explicit backing format")
 	case backingFile == "" && backingFmt != "":
 		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.last(targetKey), p.Format)
+	}
+	if !p.has(noCreate) {
+		if _, err := p.driver(p.Format, values, ""); err != nil {
+			return err
+		}
 	}
 	p.passBacking(backingFile, backingFmt)
 	p.passOptions(values)
@@ -218,7 +232,11 @@ func (p *parser) convertSources() error {
 			return err
 		}
 		p.operands[i] = img.chain
-		formats = append(formats, p.or(format, img.format))
+		f := p.or(format, img.format)
+		if !p.knows(f) {
+			return cannotOpen(name, fmt.Sprintf("Unknown driver '%s'", f))
+		}
+		formats = append(formats, f)
 	}
 	formats = slices.Compact(formats)
 	switch {
@@ -256,6 +274,6 @@ func (p *parser) convertTarget() error {
 		p.value("--output-format", p.Format)
 	}
 	p.operands[last] = img.chain
-	p.Written = append(p.Written, img.chain)
+	p.Written = append(p.Written, img.source)
 	return nil
 }

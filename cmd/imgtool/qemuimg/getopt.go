@@ -24,7 +24,9 @@ type Error struct {
 func (e *Error) Error() string { return e.Text }
 
 // wrong returns an error with exit code 1.
-func wrong(format string, args ...any) error { return &Error{Text: fmt.Sprintf(format, args...), Exit: 1} }
+func wrong(format string, args ...any) error {
+	return &Error{Text: fmt.Sprintf(format, args...), Exit: 1}
+}
 
 // misused returns an error with exit code 1 that points to the help.
 func misused(format string, args ...any) error {

@@ -15,6 +15,7 @@ import (
 // image is what a name means.
 type image struct {
 	chain  string // as imgtool takes it
+	source string // the path or URL in it
 	format string // that the name says; "" where it says none
 }
 
@@ -38,11 +39,11 @@ func named(name string) (image, error) {
 	case !ok && name == "", ok && rest == "":
 		return image{}, cannotOpen(name, "The 'file' block driver requires a file name")
 	case !ok:
-		return image{chain: path(name)}, nil
+		return path(name), nil
 	case scheme == "file", scheme == "host_device":
-		return image{chain: path(rest)}, nil
+		return path(rest), nil
 	case slices.Contains(passed, scheme) && strings.HasPrefix(rest, "//"):
-		return image{chain: chain.Spec{Source: name}.String()}, nil
+		return image{chain: chain.Spec{Source: name}.String(), source: name}, nil
 	}
 	return image{}, cannotOpen(name, fmt.Sprintf("Unknown protocol '%s'", scheme))
 }
@@ -56,13 +57,13 @@ func protocol(name string) (scheme, rest string, ok bool) {
 	return name[:i], name[i+1:], true
 }
 
-// path returns a path as imgtool takes it: signs of its grammar stand for themselves, and the path is never taken for another kind of source.
-func path(p string) string {
+// path returns the image that a path names: signs of imgtool's grammar stand for themselves, and the path is never taken for another kind of source.
+func path(p string) image {
 	drive := runtime.GOOS == "windows" && len(p) > 1 && p[1] == ':'
 	if p == chain.Standard || strings.HasPrefix(p, "[") || strings.Contains(p, ":") && p[0] != '/' && p[0] != '.' && !drive {
 		p = "./" + p
 	}
-	return chain.Spec{Source: p}.String()
+	return image{chain: chain.Spec{Source: p}.String(), source: p}
 }
 
 func cannotOpen(name, why string) error { return wrong("Could not open '%s': %s", name, why) }
@@ -175,11 +176,12 @@ func fromOptions(name string, options map[string]string) (image, error) {
 	if filename == "" {
 		return image{}, cannotOpen(name, "The 'file' block driver requires a file name")
 	}
-	text := path(filename)
+	img := path(filename)
+	img.format = format
 	for _, l := range layers {
-		text += "::" + l.String()
+		img.chain += "::" + l.String()
 	}
-	return image{chain: text, format: format}, nil
+	return img, nil
 }
 
 // windowOf returns the layer for the offset and the size of a raw node.
@@ -191,7 +193,7 @@ func windowOf(offset, size string) (chain.Layer, error) {
 		}
 		n, err := parseSize(o.Value)
 		if err != nil {
-			return l, fmt.Errorf("Parameter '%s' expects a size", o.Key)
+			return l, fmt.Errorf("option '%s' is not a size", o.Key)
 		}
 		o.Value = strconv.FormatInt(n, 10)
 		l.Options = append(l.Options, o)

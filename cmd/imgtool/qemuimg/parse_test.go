@@ -4,7 +4,29 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/imgtool/imgtool/formats"
 )
+
+// qcow2Options are options as the qcow2 driver has them.
+type qcow2Options struct {
+	Backing       string `option:"backing_file"`
+	BackingFormat string `option:"backing_fmt"`
+	ClusterSize   int64  `option:"cluster_size"`
+	Compat        string `option:"compat"`
+	DataFile      string `option:"data_file"`
+	Lazy          bool   `option:"lazy_refcounts"`
+	RefcountBits  int    `option:"refcount_bits"`
+}
+
+type rawOptions struct {
+	Preallocation string `option:"preallocation"`
+}
+
+// registry lists formats of which the parser needs no more than names and options.
+func registry() formats.Registry {
+	return formats.Registry{{Name: "qcow2", Options: &qcow2Options{}}, {Name: "vmdk"}, {Name: "raw", Options: &rawOptions{}}}
+}
 
 // TestParse pins what imgtool is called with for command lines that programs and people use. Words are separated by blanks.
 func TestParse(t *testing.T) {
@@ -15,7 +37,7 @@ func TestParse(t *testing.T) {
 		{"info --ou=json --force-sh --b a", "info --json --backing-chain -- a"},
 		{"info -Uf raw a", "info --format=raw -- a"},
 		{"info -fraw a", "info --format=raw -- a"},
-		{"info -f=raw a", "info --format==raw -- a"},
+		{"info -f=raw a", "Could not open 'a': Unknown driver '=raw'"},
 		{"info a -f raw", "info --format=raw -- a"},
 		{"info -- -x", "info -- -x"},
 		{"info -", "info -- ./-"},
@@ -41,7 +63,7 @@ func TestParse(t *testing.T) {
 		{"compare -pq -f raw -F qcow2 a b", "compare -q --format=raw --second-format=qcow2 -- a b"},
 		{"map -s 64k --max-length=1M a", "map --start-offset=65536 --max-length=1048576 -- a"},
 		{"measure --size 1.5G -O qcow2", "measure --output-format=qcow2 --size=1610612736 --"},
-		{"measure --output json -l s1 -O qcow2 -o cluster_size=2M a", "measure --json --output-format=qcow2 --options=cluster_size=2M --snapshot=s1 -- a"},
+		{"measure --output json -l s1 -O qcow2 -o cluster_size=2M a", "measure --json --output-format=qcow2 --options=cluster_size=2097152 --snapshot=s1 -- a"},
 		{"measure -l snapshot.name=s1 a", "measure --output-format=raw --snapshot=s1 -- a"},
 		{"resize a 2G", "resize -- a 2147483648"},
 		{"resize a -1", "resize -- a -1"},
@@ -61,10 +83,10 @@ func TestParse(t *testing.T) {
 		{"amend -f qcow2 -o help", "amend --format=qcow2 --options=help --"},
 		{"dd -f raw -O qcow2 bs=1M count=2 if=a of=b", "dd --format=raw --output-format=qcow2 -- bs=1048576 count=2 if=a of=b"},
 		{"create a 1M", "create --format=raw -- a 1048576"},
-		{"create -q -f qcow2 -o cluster_size=128k,data_file=x,,y a 1M", "create -q --format=qcow2 --options=cluster_size=128k --options=data_file=x,,y -- a 1048576"},
+		{"create -q -f qcow2 -o cluster_size=128k,data_file=x,,y a 1M", "create -q --format=qcow2 --options=cluster_size=131072 --options=data_file=x,,y -- a 1048576"},
 		{"create -f qcow2 -b b -F raw a", "create --format=qcow2 --backing=b --backing-format=raw -- a"},
 		{"create -f qcow2 -o backing_file=b,backing_fmt=raw,size=1M a", "create --format=qcow2 --backing=b --backing-format=raw -- a 1048576"},
-		{"create -u -f qcow2 -b b -F raw a 1M", "create --format=qcow2 --unsafe --backing=b --backing-format=raw -- a 1048576"},
+		{"create -u -f qcow2 -b b -F raw a 1M", "create --format=qcow2 --unchecked --backing=b --backing-format=raw -- a 1048576"},
 		{"create -f qcow2 -o help", "create --format=qcow2 --options=help --"},
 		{"convert a b", "convert --output-format=raw -- a b"},
 		{"convert -pn -O raw -m16 -W -t none -T none -S 0 a b", "convert --progress --sparse=0 --output-format=raw --no-create -- a b"},
@@ -81,7 +103,7 @@ func TestParse(t *testing.T) {
 			`Could not open 'json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}': Unknown driver 'nbd'`},
 		{"convert -l snapshot.id=1,snapshot.name=b a b", "snapshot.id and snapshot.name together are not supported: say one of them"},
 	} {
-		call, err := Parse(strings.Fields(c.line))
+		call, err := Parse(strings.Fields(c.line), registry())
 		got := strings.Join(call.Args, " ")
 		if err != nil {
 			got = err.Error()
@@ -94,7 +116,7 @@ func TestParse(t *testing.T) {
 
 // TestParseSettings looks at what a command line says besides the arguments.
 func TestParseSettings(t *testing.T) {
-	call, err := Parse([]string{"create", "-f", "qcow2", "--object", "secret,id=s0,data=YWJj,format=base64", "-o", "lazy_refcounts=on", "-b", "x", "-F", "raw", "file:a", "1M"})
+	call, err := Parse([]string{"create", "-f", "qcow2", "--object", "secret,id=s0,data=YWJj,format=base64", "-o", "lazy_refcounts=on", "-b", "x", "-F", "raw", "file:a", "1M"}, registry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +129,7 @@ func TestParseSettings(t *testing.T) {
 	if o := call.Options; len(o) != 3 || o["lazy_refcounts"] != "on" || o["backing_file"] != "x" || o["backing_fmt"] != "raw" {
 		t.Errorf("options %v", o)
 	}
-	call, err = Parse([]string{"convert", "-U", "-p", "-q", "a", "b"})
+	call, err = Parse([]string{"convert", "-U", "-p", "-q", "a", "b"}, registry())
 	if err != nil || !call.Share || call.Progress || !call.Quiet {
 		t.Errorf("%+v, %v", call, err)
 	}
@@ -115,7 +137,7 @@ func TestParseSettings(t *testing.T) {
 
 func TestHelpAndVersion(t *testing.T) {
 	for line, want := range map[string]string{"-h": Help, "--help": Help, "info -h": Help, "convert x --help": Help, "resize --help": Help, "-V": Version, "--vers info": Version} {
-		if call, err := Parse(strings.Fields(line)); err != nil || call.Command != want {
+		if call, err := Parse(strings.Fields(line), registry()); err != nil || call.Command != want {
 			t.Errorf("%s: %+v, %v", line, call, err)
 		}
 	}
@@ -147,7 +169,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		call, err := Parse(strings.Fields(line))
+		call, err := Parse(strings.Fields(line), registry())
 		if err != nil || call.Command == Help || call.Command == Version {
 			return
 		}

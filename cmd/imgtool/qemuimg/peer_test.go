@@ -9,7 +9,7 @@ import (
 	"github.com/imgtool/imgtool/internal/peers"
 )
 
-// mistakes are command lines that qemu-img refuses before it opens an image. Words are separated by blanks; '' is an empty one.
+// mistakes are command lines that qemu-img refuses before it opens an image. Words are separated by blanks; ” is an empty one.
 const mistakes = `
 nosuch
 --foo
@@ -28,6 +28,31 @@ info a.raw b.raw
 info -- a.raw -f raw
 info foo:bar
 info ''
+info -f nosuch a.raw
+info -f=raw a.raw
+check -f nosuch a.raw
+compare -f nosuch a.raw a.raw
+compare -F nosuch a.raw a.raw
+map -f nosuch a.raw
+resize -f nosuch a.raw 2M
+measure -O nosuch --size 1M
+measure -O qcow2 -o bla=2M --size 1G
+rebase -F nosuch -b a.raw a.qcow2
+dd -O nosuch if=a.raw of=x
+dd -f nosuch if=a.raw of=x
+create -f nosuch x.q 1M
+create -f qcow2 -b a.raw -F nosuch x.q
+create -f qcow2 -o foo=3 x.q 1M
+create -f raw -o cluster_size=64k x.q 1M
+create -f qcow2 -o lazy_refcounts=foo x 1M
+create -f qcow2 -o cluster_size=64k,,x x 1M
+create -f qcow2 -o cluster_size=64kk x 1M
+create -f qcow2 -o refcount_bits=x x 1M
+create -f qcow2 -o size=x x
+convert -O nosuch a.raw x
+convert -f nosuch a.raw x
+convert -O qcow2 -o bla=foo a.raw x
+convert -o cluster_size=64k a.raw x
 info --image-opts -f raw a.raw
 info --image-opts driver=qcow2,file.driver=file,file.filename=a.qcow2,bla=x
 info --image-opts filename=a.raw
@@ -183,7 +208,7 @@ func TestMistakes(t *testing.T) {
 		cmd.Stderr = &stderr
 		_ = cmd.Run() // the code is looked at
 		want := fmt.Sprintf("%sexit %d", dropWarnings(stderr.String()), cmd.ProcessState.ExitCode())
-		_, err := Parse(args)
+		_, err := Parse(args, registry())
 		var e *Error
 		if !errors.As(err, &e) {
 			t.Errorf("%s: %v\nqemu-img: %s", line, err, want)
