@@ -133,7 +133,13 @@ func (c *copier) zero(ctx context.Context, off, n int64) (int64, error) {
 	case c.o.TargetIsZero && !c.o.KeepBacking:
 		return 0, nil
 	}
-	if err := c.dst.Zero(ctx, off, n, flags); err != nil {
+	var err error
+	if c.o.KeepBacking {
+		err = holdZeros(ctx, c.dst, off, n, flags)
+	} else {
+		err = c.dst.Zero(ctx, off, n, flags)
+	}
+	if err != nil {
 		return 0, failure(Write, off, err)
 	}
 	return n, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"os"
 
 	"github.com/imgtool/imgtool/block"
 )
@@ -26,6 +27,9 @@ func Rebase(ctx context.Context, overlay, oldBacking, newBacking block.Device, o
 		}
 	}
 	size := overlay.Size()
+	if o.Request <= 0 { // whole clusters are written, so that nothing has to be copied into them
+		o.Request = max(DefaultRequest, overlay.Info().PreferredBlock)
+	}
 	workers, request := o.limits(2, sources...)
 	r := &rebasing{overlay: overlay, old: oldBacking, new: newBacking, unit: rebaseUnit(overlay.Info(), request)}
 	r.total, r.tell, r.stats.Size = size, o.Progress, size
@@ -52,13 +56,14 @@ type rebasing struct {
 // ranges yields where the overlay holds nothing, and which of the two images has data there.
 func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error] {
 	return func(yield func(task, error) bool) {
+		files := sameFiles{}
 		for e, err := range together(ctx, size, r.overlay, r.old, r.new) {
 			if err != nil {
 				yield(task{}, err)
 				return
 			}
 			t := task{e[0].Off, e[0].Len, dataIn(e[1], readA) | dataIn(e[2], readB)}
-			if t.kind == 0 || held(e[0]) || samePlace(e[1], e[2]) {
+			if t.kind == 0 || held(e[0]) || files.samePlace(ctx, r.old, r.new, e[1], e[2]) {
 				t.kind = leave
 			}
 			if !yield(t, nil) {
@@ -68,9 +73,36 @@ func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error
 	}
 }
 
-// samePlace reports whether two extents are the same bytes of the same file.
-func samePlace(a, b block.Extent) bool {
-	return a.Node != "" && a.Node == b.Node && a.NodeOff == b.NodeOff
+// sameFiles remembers which open files are the same one.
+type sameFiles map[[2]*os.File]bool
+
+// samePlace reports whether the extents of a and b are the same bytes of the same file. Names alone do not say so: a device gives its own.
+func (s sameFiles) samePlace(ctx context.Context, a, b block.Device, x, y block.Extent) bool {
+	if x.Node == "" || x.Node != y.Node || x.NodeOff != y.NodeOff {
+		return false
+	}
+	p, release, ok := block.Pin(ctx, a, x.Off, x.Len)
+	if !ok {
+		return false
+	}
+	defer release()
+	q, release, ok := block.Pin(ctx, b, y.Off, y.Len)
+	if !ok {
+		return false
+	}
+	defer release()
+	if p.Off != q.Off || p.Len != x.Len || q.Len != y.Len {
+		return false
+	}
+	pair := [2]*os.File{p.File, q.File}
+	same, known := s[pair]
+	if !known {
+		f, errF := p.File.Stat()
+		g, errG := q.File.Stat()
+		same = errF == nil && errG == nil && os.SameFile(f, g)
+		s[pair] = same
+	}
+	return same
 }
 
 // rebase deals with one task.
@@ -129,7 +161,7 @@ func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written in
 		case data:
 			err = r.overlay.Write(ctx, p[i:j], off+i, 0)
 		case zero:
-			err = r.keepZeros(ctx, off+i, p[i:j])
+			err = holdZeros(ctx, r.overlay, off+i, j-i, 0)
 		}
 		if err != nil {
 			return written, failure(Write, off+i, err)
@@ -142,20 +174,20 @@ func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written in
 	return written, nil
 }
 
-// keepZeros makes overlay hold the zeros p itself. A device that is zero there already, by a backing image or for want of one, may do
-// nothing when it is asked to zero; then they are written.
-func (r *rebasing) keepZeros(ctx context.Context, off int64, p []byte) error {
-	if err := r.overlay.Zero(ctx, off, int64(len(p)), 0); err != nil {
+// holdZeros makes the range of overlay zero by what overlay holds itself. A device that is zero there already, by a backing image or for want
+// of one, may do nothing when it is asked to zero; then zeros are written.
+func holdZeros(ctx context.Context, overlay block.Device, off, n int64, f block.Flags) error {
+	if err := overlay.Zero(ctx, off, n, f); err != nil {
 		return err
 	}
-	for e, err := range extents(ctx, r.overlay, off, off+int64(len(p))) {
+	for e, err := range extents(ctx, overlay, off, off+n) {
 		if err != nil {
 			return err
 		}
 		if held(e) {
 			continue
 		}
-		if err := r.overlay.Write(ctx, p[e.Off-off:e.End()-off], e.Off, 0); err != nil {
+		if err := block.WriteZeros(ctx, overlay, e.Off, e.Len, 0); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -230,11 +232,37 @@ func TestRebaseLeavesWhatIsEqual(t *testing.T) {
 	if st, err = Rebase(t.Context(), d, from, to, Options{}); err != nil || st.Written != 64<<10 || d.state[1] != asData || d.state[0] != through {
 		t.Errorf("one cluster differs: %+v, %v, clusters %v", st, err, d.state)
 	}
-	shared := []block.Extent{{Len: 1 << 20, Flags: block.ExtData, Node: "base.raw", NodeOff: 7}}
-	from.holes, to.holes = shared, shared
+}
+
+// TestRebaseReadsNoFileThatBothHave has two devices over one file, and two that only call themselves the same.
+func TestRebaseReadsNoFileThatBothHave(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "base")
+	open := func(content byte) onFile {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		d := newSparse(bytes.Repeat([]byte{content}, 1<<20))
+		d.holes = []block.Extent{{Len: 1 << 20, Flags: block.ExtData, Node: "base"}}
+		return onFile{d, f, 1 << 20}
+	}
+	from, to := open(1), open(1)
 	from.badRead, to.badRead = 5, 5
-	if st, err = Rebase(t.Context(), d, from, to, Options{}); err != nil || st.Left != 1<<20 {
-		t.Errorf("the same file below both: %+v, %v", st, err)
+	d := newLayered(1<<20, 64<<10, from)
+	if st, err := Rebase(t.Context(), d, from, to, Options{}); err != nil || st.Left != 1<<20 {
+		t.Errorf("the same file: %+v, %v", st, err)
+	}
+	if err := os.Rename(name, name+".old"); err != nil {
+		t.Fatal(err)
+	}
+	from.badRead = -1
+	if st, err := Rebase(t.Context(), d, from, open(2), Options{}); err != nil || st.Written != 1<<20 {
+		t.Errorf("another file of the name: %+v, %v", st, err)
+	}
+	d = newLayered(1<<20, 64<<10, from)
+	if st, err := Rebase(t.Context(), d, from.sparse, open(2).sparse, Options{}); err != nil || st.Written != 1<<20 {
+		t.Errorf("no files at all: %+v, %v", st, err)
 	}
 }
 
@@ -297,10 +325,12 @@ func TestCopyKeepsBacking(t *testing.T) {
 		base := randomSparse(r, 1+r.Int64N(1<<18))
 		src := newLayered(1+r.Int64N(1<<18), 512<<r.IntN(8), base)
 		src.fill(t, r)
-		dst := newLayered(src.Size(), src.cluster, base)
+		dst := newLayered(src.Size(), src.cluster, nil) // given its backing image afterwards, as a new image is
+		dst.lazy = r.IntN(2) == 0
 		st, err := Copy(t.Context(), src, dst, Options{
-			Workers: 1 + r.IntN(4), Request: 1 << (10 + r.IntN(8)), ZeroGranule: 4096, KeepBacking: true,
+			Workers: 1 + r.IntN(4), Request: 1 << (10 + r.IntN(8)), ZeroGranule: int64(r.IntN(2)) * 4096, KeepBacking: true,
 		})
+		dst.back = base
 		if err != nil || !bytes.Equal(content(t, dst), content(t, src)) {
 			t.Fatalf("seed %d: %v; equal %v", seed, err, bytes.Equal(content(t, dst), content(t, src)))
 		}

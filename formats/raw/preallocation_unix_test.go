@@ -64,4 +64,3 @@ func TestPreallocation(t *testing.T) {
 		}
 	}
 }
-
