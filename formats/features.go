@@ -74,6 +74,12 @@ type Backed interface {
 	SetBacking(ctx context.Context, name, format string) error
 }
 
+// Emptier is an image that can forget all that it holds itself, so that its backing image shows through everywhere, and zeros where there is
+// none. Its size, its snapshots and its options stay.
+type Emptier interface {
+	Empty(ctx context.Context) error
+}
+
 // Snapshot is a state of an image that is kept inside it.
 type Snapshot struct {
 	ID          string // unique in the image
