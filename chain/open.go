@@ -148,7 +148,7 @@ func planLayer(l Layer, r formats.Registry) (step, error) {
 func driverValues(d *formats.Driver, l Layer) (map[string]string, error) {
 	values := l.values()
 	if l.Arg != "" {
-		known := formats.OptionsHelp(d.Options)
+		known := formats.OptionsHelp(d.OpenOptions)
 		if len(known) == 0 {
 			return nil, fmt.Errorf("nothing can follow its =")
 		}
@@ -157,7 +157,7 @@ func driverValues(d *formats.Driver, l Layer) (map[string]string, error) {
 		}
 		values[known[0].Name] = l.Arg
 	}
-	_, err := formats.ParseOptions(d.Options, values)
+	_, err := formats.ParseOptions(d.OpenOptions, values)
 	return values, err
 }
 

@@ -68,7 +68,7 @@ func registry() formats.Registry {
 	}
 	return formats.Registry{
 		{Name: "picky", Probe: probe("DISK?", formats.Certain), Open: open("?")},
-		{Name: "wrap", Aliases: []string{"parcel"}, Transport: true, Options: &wrapOptions{}, Probe: probe(wrapMagic, formats.Likely), Open: open(wrapMagic), Decode: decode},
+		{Name: "wrap", Aliases: []string{"parcel"}, Transport: true, OpenOptions: &wrapOptions{}, Probe: probe(wrapMagic, formats.Likely), Open: open(wrapMagic), Decode: decode},
 		{Name: "oneway", Transport: true, Probe: probe("ONEW", formats.Likely), Decode: decode},
 		{Name: "disk", Probe: probe(diskMagic, formats.Likely), Open: open(diskMagic)},
 		raw.Driver(),

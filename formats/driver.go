@@ -62,9 +62,10 @@ type Driver struct {
 	// PlanStream does the same for a source of which the size may be known only at the end. A plan of a stream is written once.
 	PlanStream func(ctx context.Context, src block.Stream, o CreateOptions) (*segment.Plan, error)
 
-	// Options is a pointer to a struct that holds the defaults of what users may set, or nil. See ParseOptions. In a chain, an argument
-	// without a name (ova=disk1.vmdk) is the first of them.
+	// Options is a pointer to a struct that holds the defaults of what users may set of a new image, or nil. See ParseOptions.
 	Options any
+	// OpenOptions is the same for an image that is opened. In a chain, an argument without a name (ova=disk1.vmdk) is the first of them.
+	OpenOptions any
 }
 
 // OpenOptions are what Open and Decode may use. The zero value opens for reading, refuses every reference and uses small defaults.
@@ -193,8 +194,8 @@ func (r Registry) Check() error {
 			}
 			seen[n] = d.Name
 		}
-		if d.Options != nil {
-			if _, err := ParseOptions(d.Options, nil); err != nil {
+		for _, o := range []any{d.Options, d.OpenOptions} {
+			if _, err := ParseOptions(o, nil); err != nil {
 				return fmt.Errorf("driver %s: %w", d.Name, err)
 			}
 		}
