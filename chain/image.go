@@ -26,6 +26,8 @@ type Options struct {
 	Glance bool
 	// Lazy says that the files which the image refers to are opened when they are first needed; see formats.OpenOptions.
 	Lazy bool
+	// Alone hides what lies below the image: its backing file is not opened, and reads as if it had no bytes.
+	Alone bool
 	// IndexFile is where the outermost layer that is entered by an index keeps it; see formats.OpenOptions.
 	IndexFile string
 	AllowBusy bool     // write even a disk that is mounted or held

@@ -16,8 +16,14 @@ import (
 // maxDepth bounds how many images may refer to each other in a row.
 const maxDepth = 256
 
+// backingFile is the kind of reference that Options.Alone hides.
+const backingFile = "backing file"
+
 // refer opens what an image of this chain refers to, if the gate lets it.
 func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (block.Device, error) {
+	if op.o.Alone && ref.Kind == backingFile {
+		return block.NewNull(0), nil
+	}
 	if err := op.o.Gate.Ask(ctx, ref); err != nil {
 		return nil, err
 	}

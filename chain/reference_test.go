@@ -102,3 +102,20 @@ func TestReferences(t *testing.T) {
 		}
 	}
 }
+
+// TestAlone opens images whose backing file is missing, or not allowed, as if it were empty.
+func TestAlone(t *testing.T) {
+	for _, name := range []string{"absent", "/etc/passwd", "nbd://host/x"} {
+		path := write(t, "top", "POINTER "+name)
+		img, err := OpenFile(t.Context(), path, Options{Registry: formats.Registry{pointer(), raw.Driver()}, Alone: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := img.Device.Size(); n != 0 {
+			t.Errorf("%s: %d bytes", name, n)
+		}
+		if err := img.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

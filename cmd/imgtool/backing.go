@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
@@ -43,4 +44,27 @@ func backingOf(ctx context.Context, dev block.Device) (formats.Ref, block.Device
 	}
 	below, err := backed.BackingDevice(ctx)
 	return ref, below, err
+}
+
+// checkBackingFormat refuses a backing file of which the format is not given: whoever guesses one lets the guest that writes a raw disk choose
+// it. It warns of a file that will not be followed.
+func (a *app) checkBackingFormat(ctx context.Context, ref formats.Ref) error {
+	path, err := chain.Path(ref)
+	switch {
+	case err != nil:
+		return err
+	case ref.Format == "":
+		text := ""
+		if img, err := a.openFile(ctx, path, reading{lazy: true}); err == nil {
+			text = "; it looks like " + img.Format()
+			_ = img.Close() // nothing was written to it
+		}
+		return usagef("%s: the format of a backing file has to be given, with -F%s", ref.Name, text)
+	case a.registry().Lookup(ref.Format) == nil:
+		return usagef("-F %s: there is no such format; known are %s", ref.Format, strings.Join(a.registry().Names(), ", "))
+	}
+	if err := a.refuses(ctx, ref); err != nil {
+		a.log().Warn("the new image will need --allow-references to be opened: "+err.Error(), "image", ref.From)
+	}
+	return nil
 }

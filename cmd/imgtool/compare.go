@@ -89,7 +89,7 @@ func (a *app) compared(r convert.Result) error {
 		a.printf("%s", map[convert.Difference]string{
 			convert.Same:       "Images are identical.",
 			convert.Size:       "Strict mode: Image size mismatch!",
-			convert.Allocation: fmt.Sprintf("Strict mode: Offset %d allocation mismatch!", r.Off),
+			convert.Allocation: fmt.Sprintf("Strict mode: Offset %d block status mismatch!", r.Off),
 			convert.Content:    fmt.Sprintf("Content mismatch at offset %d!", r.Off),
 		}[r.Difference])
 	}

@@ -156,12 +156,9 @@ func (v *creation) checkBacking(ctx context.Context, image string, size int64) (
 		return 0, err
 	case sameName(path, image):
 		return 0, usagef("%s: the new image would be its own backing file", image)
-	case v.backingFormat == "":
-		return 0, v.formatMissing(ctx, path)
-	case v.registry().Lookup(v.backingFormat) == nil:
-		return 0, usagef("-F %s: there is no such format; known are %s", v.backingFormat, strings.Join(v.registry().Names(), ", "))
-	case v.unchecked:
-		return size, nil
+	}
+	if err := v.checkBackingFormat(ctx, ref); err != nil || v.unchecked {
+		return size, err
 	}
 	base, err := v.openFile(ctx, path, reading{format: v.backingFormat})
 	if err != nil {
@@ -175,16 +172,6 @@ func (v *creation) checkBacking(ctx context.Context, image string, size int64) (
 		size = base.Device.Size()
 	}
 	return size, nil
-}
-
-// formatMissing returns the error for a backing file without a format: whoever guesses one lets the guest that writes a raw disk choose it.
-func (v *creation) formatMissing(ctx context.Context, path string) error {
-	err := errors.New("the format of the backing file has to be given with -F")
-	if img, failed := v.openFile(ctx, path, reading{lazy: true}); failed == nil {
-		err = fmt.Errorf("%w; it looks like %s", err, img.Format())
-		_ = img.Close() // nothing was written to it
-	}
-	return &usageError{err: err, cmd: "imgtool create"}
 }
 
 func (v *creation) create(ctx context.Context, image string, size int64) error {

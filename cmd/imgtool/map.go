@@ -25,33 +25,54 @@ type mapEntry struct {
 	Filename   string `json:"filename,omitempty"`
 }
 
+// mapping is one run of map.
+type mapping struct {
+	*app
+	from   reading
+	start  size
+	length size // -1 for all
+}
+
 func newMap(a *app) *cobra.Command {
-	var from reading
+	v := &mapping{app: a, length: -1}
 	c := &cobra.Command{
 		Use:   "map [flags] IMAGE",
 		Short: "Show where an image holds data, and where zeros",
-		Args:  exactly(1),
+		Long: `Show where an image holds data, and where zeros; which image of a chain of backing files has it (depth 0 is the image itself), and where in
+which file the bytes lie as they are.
+
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrupt, 5 a backing file is refused.`,
+		Example: `  imgtool map disk.qcow2
+  imgtool map --json --start-offset 1G --max-length 512M overlay.qcow2`,
+		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			img, err := a.openDevice(c.Context(), args[0], from)
+			img, err := a.openDevice(c.Context(), args[0], v.from)
 			if err != nil {
 				return err
 			}
 			defer img.Close()
 			if a.json {
-				return a.mapJSON(c.Context(), img)
+				return v.printAsJSON(c.Context(), img)
 			}
-			return a.mapText(c.Context(), img)
+			return v.printAsText(c.Context(), img)
 		},
 	}
-	from.flags(c)
+	v.from.flags(c)
+	c.Flags().VarP(&v.start, "start-offset", "s", "where to begin")
+	c.Flags().VarP(&v.length, "max-length", "l", "how many bytes to describe at most")
+	c.Flags().Lookup("max-length").DefValue = ""
 	return c
 }
 
-// eachExtent calls f for the extents of the whole device, neighbours of the same kind joined.
-func eachExtent(ctx context.Context, d block.Device, f func(block.Extent) error) error {
+// eachExtent calls f for the extents of the part of the device that is asked for, neighbours of the same kind joined.
+func (v *mapping) eachExtent(ctx context.Context, d block.Device, f func(block.Extent) error) error {
+	off, end := int64(v.start), d.Size()
+	if n := int64(v.length); n >= 0 && n < end-off {
+		end = off + n
+	}
 	var joined []block.Extent // all but the last are done with
-	for off, size := int64(0), d.Size(); off < size; {
-		batch, err := d.Extents(ctx, block.Map{}, off, size-off, nil)
+	for off < end {
+		batch, err := d.Extents(ctx, block.Map{}, off, end-off, nil)
 		if err != nil {
 			return err
 		}
@@ -76,26 +97,40 @@ func eachExtent(ctx context.Context, d block.Device, f func(block.Extent) error)
 	return nil
 }
 
-func (a *app) mapJSON(ctx context.Context, img *chain.Image) error {
+func (v *mapping) printAsJSON(ctx context.Context, img *chain.Image) error {
+	raws := rawLevels(ctx, img)
 	sep := "["
-	err := eachExtent(ctx, img.Device, func(e block.Extent) error {
-		line, err := json.Marshal(entry(e, img.Format()))
-		fmt.Fprintf(a.out, "%s%s", sep, line)
+	err := v.eachExtent(ctx, img.Device, func(e block.Extent) error {
+		line, err := json.Marshal(entry(e, e.Depth < len(raws) && raws[e.Depth]))
+		fmt.Fprintf(v.out, "%s%s", sep, line)
 		sep = ",\n"
 		return err
 	})
 	if sep == "[" {
-		a.out.WriteByte('[')
+		v.out.WriteByte('[')
 	}
-	a.printf("]")
+	v.printf("]")
 	return err
 }
 
+// rawLevels returns of the image and of those below it whether they are raw.
+func rawLevels(ctx context.Context, img *chain.Image) []bool {
+	levels := []bool{img.Format() == raw.Name}
+	for dev := img.Device; ; {
+		_, below, err := backingOf(ctx, dev)
+		if err != nil || below == nil { // what cannot be opened says so when it is asked for extents
+			return levels
+		}
+		levels = append(levels, below.Info().Format == raw.Name)
+		dev = below
+	}
+}
+
 // entry returns what qemu-img would say of an extent. A raw image is always present: there is nothing below it that could show through.
-func entry(e block.Extent, format string) mapEntry {
+func entry(e block.Extent, isRaw bool) mapEntry {
 	alloc, zero := e.Flags&block.ExtAlloc != 0, e.Flags&block.ExtZero != 0
 	m := mapEntry{
-		Start: e.Off, Length: e.Len, Depth: e.Depth, Present: alloc || format == raw.Name, Zero: zero, Data: !zero,
+		Start: e.Off, Length: e.Len, Depth: e.Depth, Present: alloc || isRaw, Zero: zero, Data: !zero,
 		Compressed: e.Flags&block.ExtPacked != 0, Filename: e.Node,
 	}
 	if e.Node != "" {
@@ -104,9 +139,9 @@ func entry(e block.Extent, format string) mapEntry {
 	return m
 }
 
-func (a *app) mapText(ctx context.Context, img *chain.Image) error {
-	a.printf("%-16s %-16s %-6s %-5s %-16s %s", "Offset", "Length", "Kind", "Depth", "Mapped to", "File")
-	return eachExtent(ctx, img.Device, func(e block.Extent) error {
+func (v *mapping) printAsText(ctx context.Context, img *chain.Image) error {
+	v.printf("%-16s %-16s %-6s %-5s %-16s %s", "Offset", "Length", "Kind", "Depth", "Mapped to", "File")
+	return v.eachExtent(ctx, img.Device, func(e block.Extent) error {
 		kind, to := "data", ""
 		switch {
 		case e.Flags&block.ExtZero != 0 && e.Flags&block.ExtAlloc == 0:
@@ -119,7 +154,7 @@ func (a *app) mapText(ctx context.Context, img *chain.Image) error {
 		if e.Node != "" {
 			to = fmt.Sprintf("%#x", e.NodeOff)
 		}
-		a.printf("%-16s %-16s %-6s %-5d %-16s %s", fmt.Sprintf("%#x", e.Off), fmt.Sprintf("%#x", e.Len), kind, e.Depth, to, e.Node)
+		v.printf("%-16s %-16s %-6s %-5d %-16s %s", fmt.Sprintf("%#x", e.Off), fmt.Sprintf("%#x", e.Len), kind, e.Depth, to, printable(e.Node))
 		return nil
 	})
 }

@@ -80,6 +80,7 @@ func parseChange(text string) (sign int64, n int64, err error) {
 
 func (v *resizing) run(ctx context.Context, image string, sign, n int64) error {
 	var info resizeInfo
+	v.from.lazy = true
 	err := v.change(ctx, image, v.from, func(img *chain.Image) error {
 		old := img.Device.Size()
 		size, ok := n, true

@@ -73,7 +73,8 @@ Exit codes:
 
 	a.add(root, 0, []command{
 		{"info", newInfo}, {"create", newCreate}, {"convert", newConvert}, {"compare", newCompare}, {"check", newCheck}, {"map", newMap},
-		{"measure", newMeasure}, {"resize", newResize}, {"snapshot", newSnapshot}, {"bench", newBench}, {"partitions", newPartitions},
+		{"measure", newMeasure}, {"resize", newResize}, {"rebase", newRebase}, {"commit", newCommit}, {"snapshot", newSnapshot},
+		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"partitions", newPartitions},
 		{"mod", newMod}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root

@@ -118,6 +118,7 @@ func (v *snapshotting) run(ctx context.Context, image string, from reading) erro
 	if at.IsZero() {
 		at = time.Now()
 	}
+	from.lazy = true
 	return v.change(ctx, image, from, func(img *chain.Image) error {
 		keeper, err := feature[formats.Snapshotter](img, "keeps no snapshots")
 		if err != nil {

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/formats"
+)
+
+func newAmend(a *app) *cobra.Command {
+	var from reading
+	var options []string
+	c := &cobra.Command{
+		Use:   "amend [flags] -o NAME=VALUE,... IMAGE",
+		Short: "Change options of an image that exists",
+		Long: `Change options of an image that exists, in place. The names are those of create; what the format cannot change afterwards is refused before
+anything is changed.
+
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrupt.`,
+		Example: `  imgtool amend -o compat=1.1,lazy_refcounts=on disk.qcow2
+  imgtool amend -o help disk.qcow2`,
+		Args: exactly(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			values, help, err := parseOptions(options)
+			switch {
+			case err != nil:
+				return err
+			case len(values) == 0 && !help:
+				return usageOf(c, errors.New("-o is missing: what to change"))
+			}
+			return a.amend(c.Context(), args[0], from, values, help)
+		},
+	}
+	from.formatFlag(c)
+	c.Flags().StringArrayVarP(&options, "options", "o", nil, "options and their new values, k=v,...; help lists them")
+	return c
+}
+
+func (a *app) amend(ctx context.Context, image string, from reading, values map[string]string, help bool) error {
+	if help {
+		return a.amendHelp(ctx, image, from)
+	}
+	from.lazy = true
+	return a.change(ctx, image, from, func(img *chain.Image) error {
+		d, err := feature[formats.Amender](img, "cannot be amended")
+		if err != nil {
+			return err
+		}
+		if err := checkOptions(a.registry().Lookup(img.Format()), values); err != nil {
+			return err
+		}
+		return d.Amend(ctx, values)
+	})
+}
+
+// amendHelp lists the options of the image's format.
+func (a *app) amendHelp(ctx context.Context, image string, from reading) error {
+	from.lazy = true
+	img, err := a.openDevice(ctx, image, from)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	if _, err := feature[formats.Amender](img, "cannot be amended"); err != nil {
+		return err
+	}
+	return a.printOptions(a.registry().Lookup(img.Format()))
+}
