@@ -105,8 +105,11 @@ func usagef(format string, args ...any) error {
 // usageOf returns a usageError that points to the help of c.
 func usageOf(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} }
 
-// finish tells what went wrong, and returns the exit code.
+// finish tells what went wrong, and returns the exit code. Under the name qemu-img both are of that program.
 func (a *app) finish(err error) int {
+	if a.qemu != nil {
+		return a.finishQemuImg(err)
+	}
 	code := exitCode(err)
 	var own *codeError
 	switch {

@@ -17,11 +17,11 @@ import (
 func main() {
 	// Most commands are over before memory matters. For the others --memory sets a limit; see app.check.
 	debug.SetGCPercent(400)
-	os.Exit(run(os.Args[1:]))
+	os.Exit(run(asQemuImg(os.Args)))
 }
 
-// run executes one command line and returns the exit code.
-func run(args []string) int {
+// run executes one command line, of imgtool or of qemu-img, and returns the exit code.
+func run(args []string, qemu bool) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -34,11 +34,9 @@ func run(args []string) int {
 	a := &app{
 		args:  args,
 		stdin: stdin, stdout: os.Stdout, stderr: os.Stderr, out: bufio.NewWriter(os.Stdout),
-		json: slices.Contains(args, "--json"), // so that what is wrong with other flags is told in JSON as well
+		json: !qemu && slices.Contains(args, "--json"), // so that what is wrong with other flags is told in JSON as well
 	}
-	root := newRoot(a)
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.execute(ctx, qemu)
 	if e := a.flush(); err == nil {
 		err = e
 	}
@@ -46,4 +44,20 @@ func run(args []string) int {
 		err = ctx.Err() // whatever it looked like
 	}
 	return a.finish(err)
+}
+
+// execute runs the command that the arguments name.
+func (a *app) execute(ctx context.Context, qemu bool) error {
+	if qemu {
+		if err := a.beQemuImg(); err != nil || len(a.args) == 0 {
+			return err
+		}
+	}
+	root := newRoot(a)
+	root.SetArgs(a.args)
+	err := root.ExecuteContext(ctx)
+	if a.percent != nil {
+		a.percent.end(err)
+	}
+	return err
 }

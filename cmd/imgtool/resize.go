@@ -22,6 +22,13 @@ type resizing struct {
 	shrink bool
 }
 
+// What a resize can be refused for.
+var (
+	errNotPositive = errors.New("the new size must be positive, and below 8 EiB")
+	errShorter     = errors.New("it would become shorter")
+	errPreallocate = errors.New("preallocation is only for what an image grows by")
+)
+
 // resizeInfo is what was done, in JSON. Sizes are in bytes.
 type resizeInfo struct {
 	Filename    string `json:"filename"`
@@ -91,7 +98,7 @@ func (v *resizing) run(ctx context.Context, image string, sign, n int64) error {
 			size = old - n
 		}
 		if !ok || size <= 0 {
-			return errors.New("the new size must be positive, and below 8 EiB")
+			return errNotPositive
 		}
 		info = resizeInfo{img.Name(), img.Format(), old, size}
 		return v.resize(ctx, img.Device, size)
@@ -111,9 +118,9 @@ func (v *resizing) resize(ctx context.Context, dev block.Device, size int64) err
 	alloc := formats.Preallocation(v.alloc)
 	switch {
 	case size < dev.Size() && alloc != formats.PreallocOff:
-		return errors.New("preallocation is only for what an image grows by")
+		return errPreallocate
 	case size < dev.Size() && !v.shrink:
-		return block.WithHint(fmt.Errorf("%d bytes are fewer than the %d that it has", size, dev.Size()), "--shrink makes it shorter: what lies after the new end is lost")
+		return block.WithHint(fmt.Errorf("%w: %d bytes are fewer than the %d that it has", errShorter, size, dev.Size()), "--shrink makes it shorter: what lies after the new end is lost")
 	case !dev.Info().Caps.Resize:
 		return fmt.Errorf("it cannot be resized: %w", errors.ErrUnsupported)
 	case alloc == formats.PreallocOff:

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/cmd/imgtool/qemuimg"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/all"
 	"github.com/imgtool/imgtool/internal/sizes"
@@ -31,6 +32,9 @@ type app struct {
 	logLevel string
 	memory   size
 	progress string
+
+	qemu    *qemuimg.Call // what is asked for under the name qemu-img; nil under its own
+	percent *percent      // then; nil before a command runs
 }
 
 const (
@@ -142,6 +146,9 @@ func exactly(n int) cobra.PositionalArgs {
 
 // log returns the logger for warnings about images.
 func (a *app) log() *slog.Logger {
+	if a.qemu != nil {
+		return slog.New(qemuLog{a})
+	}
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(a.logLevel)) // check has refused what is wrong
 	switch {
@@ -164,13 +171,18 @@ func (a *app) log() *slog.Logger {
 }
 
 // registry returns the formats there are.
-func (a *app) registry() formats.Registry { return all.Drivers() }
+func (a *app) registry() formats.Registry {
+	if a.qemu != nil {
+		return qemuimg.Formats(all.Drivers())
+	}
+	return all.Drivers()
+}
 
 // openOptions returns how images are opened. A quarter of the memory is for the caches of a layer.
 func (a *app) openOptions(r reading) chain.Options {
 	return chain.Options{
 		Registry: a.registry(), Format: r.format, IndexFile: r.index, Glance: r.glance, Lazy: r.lazy,
-		Gate: a.gate(), Log: a.log(), Memory: int64(a.memory) / 4, Stdin: a.stdin,
+		Gate: a.gate(), Log: a.log(), Memory: int64(a.memory) / 4, Stdin: a.stdin, NoLock: a.qemu != nil && a.qemu.Share,
 	}
 }
 

@@ -1,6 +1,7 @@
 package qemuimg
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,9 +99,7 @@ func buildMeasure(p *parser) error {
 	p.Options = values
 	p.value("--output-format", p.or(outputFormat, "raw"))
 	if asks {
-		p.value("--options", "help")
-		p.operands = nil
-		return nil
+		return p.listOptions(p.or(outputFormat, "raw"))
 	}
 	switch {
 	case len(p.operands) > 1:
@@ -220,7 +219,9 @@ func buildRebase(p *parser) error {
 	p.Operand = p.last(backing)
 	p.passFlag(unsafeMode, "--unsafe")
 	p.value("--backing", p.Operand)
-	p.pass(backingFormat, "--backing-format")
+	if p.Operand != "" {
+		p.pass(backingFormat, "--backing-format")
+	}
 	return p.image(0, true)
 }
 
@@ -231,20 +232,22 @@ func buildCommit(p *parser) error {
 	if err := p.checkCaches(); err != nil {
 		return err
 	}
-	if err := p.sized(rate, "--rate", "rate limit"); err != nil {
-		return err
+	if p.has(rate) {
+		if _, err := sizeOf("rate limit", p.last(rate)); err != nil {
+			return err
+		}
 	}
 	p.Operand = p.last(backing)
 	p.pass(backing, "--base")
-	p.passFlag(deleteImage, "--drop")
+	p.passFlag(deleteImage, "--keep")
 	return p.image(0, true)
 }
 
 func buildSnapshot(p *parser) error {
-	actions, name, flag := len(p.given[listSnapshots]), "", "--list"
+	actions, name, flag := len(p.all(listSnapshots)), "", "--list"
 	for _, a := range []struct{ key, flag string }{{applySnapshot, "--apply"}, {createSnapshot, "--create"}, {deleteSnapshot, "--delete"}} {
 		if p.has(a.key) {
-			actions += len(p.given[a.key])
+			actions += len(p.all(a.key))
 			name, flag = p.last(a.key), a.flag
 		}
 	}
@@ -254,7 +257,7 @@ func buildSnapshot(p *parser) error {
 	if err := p.single(); err != nil {
 		return err
 	}
-	p.Operand = name
+	p.Action, p.Operand = flag[2:], name
 	if flag == "--list" {
 		p.flag(flag)
 		return p.image(0, false)
@@ -264,13 +267,19 @@ func buildSnapshot(p *parser) error {
 }
 
 func buildBitmap(p *parser) error {
-	var order []string
-	for _, key := range []string{add, remove, clearBits, enable, disable} {
-		if p.has(key) {
-			order = append(order, "--"+key)
+	for _, s := range p.given {
+		switch s.key {
+		case add, remove, clearBits, enable, disable:
+			p.flag("--" + s.key)
+		case merge:
+			p.value("--merge", s.value)
+			p.Source = s.value
+		default:
+			continue
 		}
+		p.Action = cmp.Or(p.Action, s.key)
 	}
-	if len(order) == 0 && !p.has(merge) {
+	if len(p.flags) == 0 {
 		return wrong("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge")
 	}
 	if p.has(granularity) && !p.has(add) {
@@ -285,10 +294,6 @@ func buildBitmap(p *parser) error {
 	if len(p.operands) != 2 {
 		return wrong("Expecting filename and bitmap name")
 	}
-	p.flags = append(p.flags, order...)
-	for _, name := range p.given[merge] {
-		p.value("--merge", name)
-	}
 	if err := p.sized(granularity, "--granularity", "granularity"); err != nil {
 		return err
 	}
@@ -297,7 +302,7 @@ func buildBitmap(p *parser) error {
 		if err != nil {
 			return err
 		}
-		p.value("--source-file", img.chain)
+		p.value("--source", img.chain)
 		if f := p.or(sourceFormat, img.format); f != "" {
 			p.value("--source-format", f)
 		}
@@ -314,10 +319,8 @@ func buildAmend(p *parser) error {
 	switch {
 	case !p.has(options):
 		return misused("Must specify options (-o)")
-	case asks && len(p.operands) == 0 && p.has(format):
-		p.value("--format", p.last(format))
-		p.value("--options", "help")
-		return nil
+	case asks && p.has(format):
+		return p.listOptions(p.last(format))
 	case len(p.operands) != 1:
 		return wrong("Expecting one image file name")
 	}
@@ -386,7 +389,7 @@ func buildDD(p *parser) error {
 		return wrong("Unknown file format")
 	}
 	p.value("--output-format", p.Format)
-	p.Written = append(p.Written, to.source)
+	p.Written, p.Creates = []string{to.source}, true
 	p.operands = append(p.operands, fmt.Sprintf("if=%s", from.chain), fmt.Sprintf("of=%s", to.chain))
 	return nil
 }

@@ -20,11 +20,14 @@ type Call struct {
 
 	Secrets map[string]Secret // --object secret, by ID
 	Written []string          // paths of images that are written
+	Creates bool              // what is written is made anew
 	Typed   map[string]string // names of images as they were typed, by their paths
 
 	Format  string            // of the new image, or of the one that is looked at or changed; "" to find out
 	Options map[string]string // of the new image, as -o, -b and -F have them; nil where there are none
 	Size    int64             // of the new image in bytes; -1 where it is not given
+	Action  string            // of snapshot: list, apply, create or delete; of bitmap the first
+	Source  string            // of bitmap --merge: the last source
 	Operand string            // what the command does to the image: the name of a snapshot or of a bitmap, a backing file
 }
 
@@ -32,6 +35,7 @@ type Call struct {
 const (
 	Help    = "--help"
 	Version = "--version"
+	Options = "-o help" // of Call.Format
 )
 
 // parser builds a Call.
@@ -41,6 +45,7 @@ type parser struct {
 	registry formats.Registry
 	operands []string
 	flags    []string // of imgtool's command
+	target   string   // of convert, as it was typed
 }
 
 // Parse understands a command line without the name of the program, for the formats that there are. Every error is an *Error.
@@ -95,7 +100,7 @@ func (c *Call) parse(k command, args []string, registry formats.Registry) error 
 	}
 	p := &parser{Call: c, given: g, registry: registry, operands: operands}
 	c.Quiet, c.Share, c.Progress = g.has(quiet), g.has(share), g.has(progress) && !g.has(quiet)
-	if c.Secrets, err = secrets(g[object]); err != nil {
+	if c.Secrets, err = secrets(g.all(object)); err != nil {
 		return err
 	}
 	switch g.last(output) {
@@ -167,7 +172,7 @@ func (p *parser) image(i int, write bool) error {
 	typed := p.operands[i]
 	p.operands[i] = img.chain
 	if write {
-		p.Written = append(p.Written, img.source)
+		p.Written = []string{img.source}
 	}
 	if p.has(format) {
 		img.format = p.last(format)
@@ -222,7 +227,7 @@ func (p *parser) sized(key, name, what string) error {
 // formatOptions returns what -o says. asksHelp is set where it is to list the options that there are.
 func (p *parser) formatOptions() (values map[string]string, asksHelp bool, err error) {
 	values = map[string]string{}
-	for _, list := range p.given[options] {
+	for _, list := range p.all(options) {
 		if list == "" || strings.HasPrefix(list, ",") || strings.HasSuffix(strings.ReplaceAll(list, ",,", ""), ",") {
 			return nil, false, wrong("Invalid option list: %s", list)
 		}

@@ -25,9 +25,7 @@ func buildCreate(p *parser) error {
 	p.Format = p.or(format, "raw")
 	p.value("--format", p.Format)
 	if asks {
-		p.value("--options", "help")
-		p.operands = nil
-		return nil
+		return p.listOptions(p.Format)
 	}
 	if len(p.operands) == 0 {
 		return misused("Expecting image file name")
@@ -48,7 +46,7 @@ func buildCreate(p *parser) error {
 	if p.Size >= 0 {
 		p.operands = append(p.operands, decimal(p.Size))
 	}
-	p.Written = append(p.Written, img.source)
+	p.Written, p.Creates = []string{img.source}, true
 	p.passFlag(unsafeMode, "--unchecked")
 	p.passBacking(backingFile, backingFmt)
 	if _, err := p.driver(p.Format, values, name+": "); err != nil {
@@ -122,10 +120,7 @@ func buildConvert(p *parser) error {
 	}
 	p.Format = p.or(outputFormat, "raw")
 	if asks {
-		p.value("--output-format", p.Format)
-		p.value("--options", "help")
-		p.operands = nil
-		return nil
+		return p.listOptions(p.Format)
 	}
 	if err := p.convertNumbers(); err != nil {
 		return err
@@ -158,7 +153,7 @@ func buildConvert(p *parser) error {
 	case backingFile != "" && backingFmt == "" && !p.has(noCreate):
 		return wrong("Use of backing file requires explicit backing format")
 	case backingFile == "" && backingFmt != "":
-		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.last(targetKey), p.Format)
+		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.target, p.Format)
 	}
 	if !p.has(noCreate) {
 		if _, err := p.driver(p.Format, values, ""); err != nil {
@@ -248,14 +243,11 @@ func (p *parser) convertSources() error {
 	return nil
 }
 
-// targetKey is where the name of convert's target is kept as it was typed.
-const targetKey = "target"
-
 // convertTarget replaces the name of the target, and passes its format.
 func (p *parser) convertTarget() error {
 	last := len(p.operands) - 1
 	name := p.operands[last]
-	p.given[targetKey] = []string{name}
+	p.target = name
 	img, err := p.open(name, p.has(targetOpts))
 	switch {
 	case err != nil && p.has(noCreate):
@@ -274,6 +266,6 @@ func (p *parser) convertTarget() error {
 		p.value("--output-format", p.Format)
 	}
 	p.operands[last] = img.chain
-	p.Written = append(p.Written, img.source)
+	p.Written, p.Creates = []string{img.source}, !p.has(noCreate)
 	return nil
 }

@@ -15,6 +15,15 @@ func Formats(r formats.Registry) formats.Registry {
 // knows reports whether there is a format of this name. Where none is given, there is.
 func (p *parser) knows(name string) bool { return name == "" || p.registry.Lookup(name) != nil }
 
+// listOptions makes the call one that lists the options of a format.
+func (p *parser) listOptions(format string) error {
+	if !p.knows(format) {
+		return wrong("Unknown file format '%s'", format)
+	}
+	p.Command, p.Format = Options, format
+	return nil
+}
+
 // Texts that more than one option has.
 const (
 	notSize   = "Parameter '%s' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."

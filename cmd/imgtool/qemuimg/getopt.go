@@ -33,24 +33,38 @@ func misused(format string, args ...any) error {
 	return &Error{Text: fmt.Sprintf(format, args...), Exit: 1, Try: true}
 }
 
-// given holds the arguments of options by their keys, in the order in which they came; the argument of a flag is "".
-type given map[string][]string
+// setting is an option with its argument; that of a flag is "".
+type setting struct{ key, value string }
 
-func (g given) has(key string) bool { return len(g[key]) > 0 }
+// given holds the options of a command line in the order in which they came.
+type given []setting
+
+// all returns the arguments of an option.
+func (g given) all(key string) (values []string) {
+	for _, s := range g {
+		if s.key == key {
+			values = append(values, s.value)
+		}
+	}
+	return values
+}
+
+func (g given) has(key string) bool { return len(g.all(key)) > 0 }
 
 // last returns the argument that counts, which is the last one; "" where the option is not given.
 func (g given) last(key string) string {
-	if !g.has(key) {
+	values := g.all(key)
+	if len(values) == 0 {
 		return ""
 	}
-	return g[key][len(g[key])-1]
+	return values[len(values)-1]
 }
 
 // getopt takes a command line apart as getopt_long of the GNU C library does: letters can be bundled, with the argument of the last one
 // behind it, long names be shortened as long as they stay unique, and options follow operands unless inOrder is set; all after -- is operands.
 // It stops at an option whose key is stop.
 func getopt(args []string, options []option, stop string, inOrder bool) (given, []string, error) {
-	g := given{}
+	var g given
 	var operands []string
 	for len(args) > 0 {
 		arg := args[0]
@@ -76,7 +90,7 @@ func getopt(args []string, options []option, stop string, inOrder bool) (given, 
 }
 
 // long takes one option with a long name, and returns the arguments behind it.
-func (g given) long(arg string, rest []string, options []option) ([]string, error) {
+func (g *given) long(arg string, rest []string, options []option) ([]string, error) {
 	name, value, joined := strings.Cut(arg[2:], "=")
 	i := slices.IndexFunc(options, func(o option) bool { return o.long == name })
 	for j, o := range options {
@@ -98,12 +112,12 @@ func (g given) long(arg string, rest []string, options []option) ([]string, erro
 	default:
 		value, rest = rest[0], rest[1:]
 	}
-	g[options[i].key] = append(g[options[i].key], value)
+	*g = append(*g, setting{options[i].key, value})
 	return rest, nil
 }
 
 // letters takes an argument of options of one letter, and returns the arguments behind it.
-func (g given) letters(arg string, rest []string, options []option) ([]string, error) {
+func (g *given) letters(arg string, rest []string, options []option) ([]string, error) {
 	for n := 1; n < len(arg); n++ {
 		i := slices.IndexFunc(options, func(o option) bool { return o.short == arg[n] })
 		if i < 0 {
@@ -112,14 +126,14 @@ func (g given) letters(arg string, rest []string, options []option) ([]string, e
 		key := options[i].key
 		switch {
 		case options[i].arg == "":
-			g[key] = append(g[key], "")
+			*g = append(*g, setting{key, ""})
 			continue
 		case n+1 < len(arg):
-			g[key] = append(g[key], arg[n+1:])
+			*g = append(*g, setting{key, arg[n+1:]})
 		case len(rest) == 0:
 			return nil, misused("missing argument for option '%s'", arg)
 		default:
-			g[key] = append(g[key], rest[0])
+			*g = append(*g, setting{key, rest[0]})
 			rest = rest[1:]
 		}
 		break

@@ -71,23 +71,23 @@ func TestParse(t *testing.T) {
 		{"resize --prea=falloc a 1M", "resize --preallocation=falloc -- a 1048576"},
 		{"rebase -u -F raw -b b a", "rebase --unsafe --backing=b --backing-format=raw -- a"},
 		{"rebase -U -b x -p -t none -T writeback a", "rebase --progress --backing=x -- a"},
-		{"commit -b x -d -p -r 1M a", "commit --progress --rate=1048576 --base=x --drop -- a"},
+		{"commit -b x -d -p -r 1M a", "commit --progress --base=x --keep -- a"},
 		{"snapshot -l a", "snapshot --list -- a"},
 		{"snapshot a", "snapshot --list -- a"},
 		{"snapshot -c s1 a", "snapshot --create=s1 -- a"},
 		{"snapshot -a s1 a", "snapshot --apply=s1 -- a"},
 		{"snapshot -d s1 a", "snapshot --delete=s1 -- a"},
 		{"bitmap --add -g 64k --disable a b", "bitmap --add --disable --granularity=65536 -- a b"},
-		{"bitmap --merge x --merge y -b c -F qcow2 a b", "bitmap --merge=x --merge=y --source-file=c --source-format=qcow2 -- a b"},
+		{"bitmap --merge x --merge y -b c -F qcow2 a b", "bitmap --merge=x --merge=y --source=c --source-format=qcow2 -- a b"},
+		{"bitmap --clear --merge x --disable --add a b", "bitmap --clear --merge=x --disable --add -- a b"},
+		{"amend -o help a", "amend --options=help -- a"},
 		{"amend -o compat=0.10 -o lazy_refcounts a", "amend --options=compat=0.10 --options=lazy_refcounts=on -- a"},
-		{"amend -f qcow2 -o help", "amend --format=qcow2 --options=help --"},
 		{"dd -f raw -O qcow2 bs=1M count=2 if=a of=b", "dd --format=raw --output-format=qcow2 -- bs=1048576 count=2 if=a of=b"},
 		{"create a 1M", "create --format=raw -- a 1048576"},
 		{"create -q -f qcow2 -o cluster_size=128k,data_file=x,,y a 1M", "create -q --format=qcow2 --options=cluster_size=131072 --options=data_file=x,,y -- a 1048576"},
 		{"create -f qcow2 -b b -F raw a", "create --format=qcow2 --backing=b --backing-format=raw -- a"},
 		{"create -f qcow2 -o backing_file=b,backing_fmt=raw,size=1M a", "create --format=qcow2 --backing=b --backing-format=raw -- a 1048576"},
 		{"create -u -f qcow2 -b b -F raw a 1M", "create --format=qcow2 --unchecked --backing=b --backing-format=raw -- a 1048576"},
-		{"create -f qcow2 -o help", "create --format=qcow2 --options=help --"},
 		{"convert a b", "convert --output-format=raw -- a b"},
 		{"convert -pn -O raw -m16 -W -t none -T none -S 0 a b", "convert --progress --sparse=0 --output-format=raw --no-create -- a b"},
 		{"convert -C -U -c -O qcow2 a b", "Cannot enable copy offloading when -c is used"},
@@ -96,7 +96,6 @@ func TestParse(t *testing.T) {
 		{"convert --bitmaps --skip-b -O qcow2 a b", "convert --output-format=qcow2 --bitmaps --skip-broken-bitmaps -- a b"},
 		{"convert --image-opts --target-image-opts -n driver=raw,file.filename=a driver=qcow2,file.filename=b",
 			"convert --format=raw --output-format=qcow2 --no-create -- a b"},
-		{"convert -O qcow2 -o help", "convert --output-format=qcow2 --options=help --"},
 		{"--trace x info a", "--trace is not supported: imgtool has no trace events"},
 		{"bench a", "bench is not supported"},
 		{`info json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}`,
@@ -136,7 +135,9 @@ func TestParseSettings(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for line, want := range map[string]string{"-h": Help, "--help": Help, "info -h": Help, "convert x --help": Help, "resize --help": Help, "-V": Version, "--vers info": Version} {
+	for line, want := range map[string]string{"-h": Help, "--help": Help, "info -h": Help, "convert x --help": Help, "resize --help": Help, "-V": Version, "--vers info": Version,
+		"create -f qcow2 -o help": Options, "convert -O qcow2 -o ?": Options, "amend -f qcow2 -o help": Options, "measure -o help -O qcow2 x": Options,
+	} {
 		if call, err := Parse(strings.Fields(line), registry()); err != nil || call.Command != want {
 			t.Errorf("%s: %+v, %v", line, call, err)
 		}
@@ -170,7 +171,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		call, err := Parse(strings.Fields(line), registry())
-		if err != nil || call.Command == Help || call.Command == Version {
+		if err != nil || call.Command == Help || call.Command == Version || call.Command == Options {
 			return
 		}
 		end := slices.Index(call.Args, "--")

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/cmd/imgtool/qemuimg"
+	"github.com/imgtool/imgtool/convert"
+	"github.com/imgtool/imgtool/formats/raw"
+)
+
+// finishQemuImg is finish for qemu-img: its texts, and its exit codes only.
+func (a *app) finishQemuImg(err error) int {
+	var own *codeError
+	code := exitFailed
+	switch {
+	case errors.Is(err, context.Canceled):
+		code, err = exitInterrupted, errors.New("interrupted")
+	case errors.As(err, &own):
+		code = own.code
+	}
+	var misused *qemuimg.Error
+	switch {
+	case err == nil:
+		return exitDone
+	case own != nil && own.err == nil, isBrokenPipe(err):
+		return code
+	case errors.As(err, &misused):
+		code = misused.Exit
+	}
+	fmt.Fprintf(a.stderr, "qemu-img: %s\n", a.qemuText(err))
+	if misused != nil && misused.Try {
+		fmt.Fprintln(a.stderr, "Try 'qemu-img --help' for more information")
+	}
+	return code
+}
+
+// qemuText returns an error in the words that qemu-img has for it, as far as callers match on them.
+func (a *app) qemuText(err error) string {
+	var misused *qemuimg.Error
+	if errors.As(err, &misused) {
+		return misused.Text
+	}
+	if text := a.qemuCommandText(err); text != "" {
+		return text
+	}
+	var at *convert.Error
+	if errors.As(err, &at) && at.Op != convert.Describe {
+		return fmt.Sprintf("error while %s at byte %d: %s", map[string]string{convert.Read: "reading", convert.Write: "writing"}[at.Op], at.Off, strerror(at.Err))
+	}
+	var named *chain.Error
+	if !errors.As(err, &named) {
+		return message(err)
+	}
+	outer := named
+	for inner := (*chain.Error)(nil); errors.As(outer.Err, &inner); outer = inner {
+		named = inner
+	}
+	cause := a.qemuCause(named)
+	if errors.As(err, &outer); outer != named {
+		cause = "Could not open backing file: " + cause
+	}
+	return a.qemuOpening(outer.Name, cause)
+}
+
+// qemuOpening says that an image cannot be opened, or made where it is the target.
+func (a *app) qemuOpening(name, cause string) string {
+	typed := name
+	if t, ok := a.qemu.Typed[name]; ok {
+		typed = t
+	}
+	target := slices.Contains(a.qemu.Written, name)
+	switch {
+	case target && a.qemu.Command == "create":
+		return typed + ": " + strings.Replace(cause, "Could not open", "Could not create", 1)
+	case target && a.qemu.Command == "convert" && a.qemu.Creates:
+		return fmt.Sprintf("%s: error while converting %s: %s", typed, a.qemu.Format, strings.Replace(cause, "Could not open", "Could not create", 1))
+	}
+	return fmt.Sprintf("Could not open '%s': %s", typed, cause)
+}
+
+// qemuCause says what is wrong with an image.
+func (a *app) qemuCause(e *chain.Error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(e.Err, syscall.EISDIR) && !slices.Contains(a.qemu.Written, e.Name):
+		return fmt.Sprintf("'file' driver requires '%s' to be a regular file", e.Name)
+	case errors.Is(e.Err, block.ErrBusy):
+		lock := `shared "write"`
+		if slices.Contains(a.qemu.Written, e.Name) {
+			lock = `"write"`
+		}
+		return fmt.Sprintf("Failed to get %s lock\nIs another process using the image [%s]?", lock, e.Name)
+	case errors.Is(e.Err, block.ErrNotFormat):
+		return fmt.Sprintf("Image is not in %s format", a.qemu.Format)
+	case errors.Is(e.Err, fs.ErrNotExist), errors.As(e.Err, &errno) && !errors.Is(e.Err, errors.ErrUnsupported):
+		return fmt.Sprintf("Could not open '%s': %s", e.Name, strerror(e.Err))
+	}
+	return message(e.Err)
+}
+
+// strerror returns the text that the C library has for the cause of an error.
+func strerror(err error) string {
+	var errno syscall.Errno
+	var named *chain.Error
+	text := ""
+	switch {
+	case errors.As(err, &errno):
+		text = errno.Error()
+	case errors.Is(err, fs.ErrNotExist):
+		text = syscall.ENOENT.Error()
+	case errors.As(err, &named):
+		return message(named.Err)
+	default:
+		return message(err)
+	}
+	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// qemuCommandText returns what a command of qemu-img says of an error, or "" where it has no words of its own.
+func (a *app) qemuCommandText(err error) string {
+	q := a.qemu
+	var errno syscall.Errno
+	opened := !errors.As(err, &errno) && !errors.Is(err, block.ErrBusy) // and not found wanting by the system
+	missing := opened && errors.Is(err, fs.ErrNotExist)
+	unsupported := opened && errors.Is(err, errors.ErrUnsupported)
+	switch q.Command {
+	case "check":
+		if unsupported {
+			return "This image format does not support checks"
+		}
+	case "resize":
+		return resizeText(err, unsupported)
+	case "snapshot":
+		return snapshotText(q.Action, q.Operand, missing, unsupported)
+	case "bitmap":
+		return bitmapText(err, q, missing)
+	case "rebase":
+		if unsupported {
+			return fmt.Sprintf("Could not change the backing file to '%s': Operation not supported", q.Operand)
+		}
+	case "amend":
+		if unsupported {
+			return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(q.Format, raw.Name))
+		}
+	}
+	return ""
+}
+
+func resizeText(err error, unsupported bool) string {
+	switch {
+	case errors.Is(err, errShorter):
+		return "Use the --shrink option to perform a shrink operation.\nqemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. " +
+			"Before performing such an operation, make sure there is no important data there."
+	case errors.Is(err, errNotPositive):
+		return "New image size must be positive"
+	case errors.Is(err, errPreallocate):
+		return "Preallocation can only be used for growing images"
+	case unsupported:
+		return "Image format driver does not support resize"
+	}
+	return ""
+}
+
+func snapshotText(action, name string, missing, unsupported bool) string {
+	switch {
+	case action == "create" && unsupported:
+		return fmt.Sprintf("Could not create snapshot '%s': -95 (Operation not supported)", name)
+	case action == "apply" && unsupported:
+		return fmt.Sprintf("Could not apply snapshot '%s': Block driver does not support snapshots", name)
+	case action == "apply" && missing:
+		return fmt.Sprintf("Could not apply snapshot '%s': Failed to load snapshot: No such file or directory", name)
+	case action == "delete" && (missing || unsupported):
+		return fmt.Sprintf("Could not delete snapshot '%s': snapshot not found", name)
+	}
+	return ""
+}
+
+// bitmapText returns the text for an error of which the message begins with what was to be done.
+func bitmapText(err error, q *qemuimg.Call, missing bool) string {
+	var named *chain.Error
+	if !errors.As(err, &named) {
+		return ""
+	}
+	action, _, _ := strings.Cut(named.Err.Error(), " ")
+	why := ""
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		why = "Bitmap already exists: " + q.Operand
+	case missing && action == "merge":
+		why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Source)
+	case missing:
+		why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Operand)
+	case errors.Is(err, errors.ErrUnsupported):
+		action, why = q.Action, "Can't store persistent bitmaps: Operation not supported"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("Operation %s on bitmap %s failed: %s", action, q.Operand, why)
+}
