@@ -34,7 +34,8 @@ type Options struct {
 	NoLock    bool     // neither take locks nor look at those of others
 	Stdin     *os.File // what - stands for; nil: os.Stdin
 
-	below bool // stop below the last format: see OpenBelow
+	below   bool    // stop below the last format: see OpenBelow
+	pending *Target // whose files a reference may mean: see Reopen
 }
 
 // Image is an open chain. Exactly one of Device and Stream is set; Close of the Image closes it.

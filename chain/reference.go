@@ -24,6 +24,9 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	if op.o.Alone && ref.Kind == backingFile {
 		return block.NewNull(0), nil
 	}
+	if dev := op.o.pending.file(ref.Name); dev != nil {
+		return dev, nil
+	}
 	if err := op.o.Gate.Ask(ctx, ref); err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ type Driver struct {
 	// Indexes says that Open and Decode use OpenOptions.IndexFile.
 	Indexes bool
 
+	// Compresses says that Plan heeds CreateOptions.Compress.
+	Compresses bool
+
 	// Extensions are the file name endings of the format, with the dot, in lower case; the first is the usual one.
 	Extensions []string
 

@@ -6,290 +6,262 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/convert"
 	"github.com/imgtool/imgtool/formats"
-	"github.com/imgtool/imgtool/formats/raw"
-	"github.com/imgtool/imgtool/segment"
-	"github.com/imgtool/imgtool/source/file"
 )
 
 // conversion is one run of convert.
 type conversion struct {
 	*app
-	from     reading
-	to       string // format; "" to find out
-	values   []string
-	granule  size
-	workers  int
-	inPlace  bool
-	sync     bool
-	size     size // of the image, where the source does not say; -1 for not given
-	progress report
+	from          reading
+	snapshot      string // of the source; "" for its present state
+	to            string // format; "" to find out
+	options       []string
+	backing       string // what the target shows where nothing is copied to it; "" for none
+	backingFormat string
+	granule       size
+	workers       int
+	rate          size // bytes in a second; 0 for as many as can be
+	size          size // of the image, where the source does not say; -1 for not given
+
+	compress     bool
+	inPlace      bool
+	targetIsZero bool
+	salvage      bool
+	verify       bool
+	bitmaps      bool
+	skipBroken   bool // bitmaps that are not complete
+	sync         bool
+	cache        string
+	sourceCache  string
+
+	driver *formats.Driver
+	values map[string]string // for the driver
 }
 
 // convertInfo is what was done, in JSON. Sizes are in bytes.
 type convertInfo struct {
-	Source      string `json:"source"`
-	Target      string `json:"target"`
-	Format      string `json:"format"`
-	VirtualSize int64  `json:"virtual-size"`
+	Source      string   `json:"source"` // the first one
+	More        []string `json:"more-sources,omitempty"`
+	Target      string   `json:"target"`
+	Format      string   `json:"format"`
+	VirtualSize int64    `json:"virtual-size"`
+	Lost        int64    `json:"lost,omitempty"` // could not be read
+	Verified    bool     `json:"verified,omitempty"`
 }
 
 func newConvert(a *app) *cobra.Command {
 	v := &conversion{app: a, granule: convert.DefaultZeroGranule, size: -1}
 	c := &cobra.Command{
-		Use:   "convert [flags] SOURCE TARGET",
+		Use:   "convert [flags] SOURCE... TARGET",
 		Short: "Copy an image to another, in any format",
-		Long: `Copy an image to another, in any format. Holes and zeros of the source become holes of the target.
+		Long: `Copy an image to another, in any format. Holes and zeros of the source become holes of the target. Several sources are joined, each
+filled up to whole sectors of 512 bytes.
 
 A file is written under a temporary name and takes the place of TARGET when all is done; a disk is written in place, and so
-is everything with -n. - is standard input and output.`,
-		Args: exactly(2),
-		RunE: func(c *cobra.Command, args []string) error { return v.run(c.Context(), args[0], args[1]) },
+is everything with -n. - is standard input and output.
+
+With -B the target is an overlay: only what the source itself holds is copied, and not what its own backing file does. The backing file of
+the target has to read as that of the source.
+
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 done, but some of the data could not be read (--salvage), 4 the source is corrupt.`,
+		Example: `  imgtool convert disk.raw disk.qcow2
+  imgtool convert -c -o compression_type=zstd disk.raw disk.qcow2
+  imgtool convert --verify disk.qcow2.gz /dev/sdx
+  imgtool convert -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
+  imgtool convert -l before-upgrade disk.qcow2 old.raw
+  imgtool convert --salvage broken.img rescued.qcow2
+  imgtool convert -c -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'`,
+		Args: func(c *cobra.Command, args []string) error {
+			if _, help, _ := parseOptions(v.options); len(args) < 2 && !help {
+				return usageOf(c, fmt.Errorf("convert takes a source and a target, and %s came: %s", plural(len(args), "argument"), c.UseLine()))
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return v.help(slices.Concat(args, []string{""})[0])
+			}
+			last := len(args) - 1
+			return v.run(c.Context(), args[:last], args[last])
+		},
 	}
-	v.from.flags(c)
-	f := c.Flags()
-	f.StringVarP(&v.to, "output-format", "O", "", "format of the target; without it the name's ending tells, and else it is raw")
-	f.StringArrayVarP(&v.values, "options", "o", nil, "options of the target's format, k=v,...; help lists them")
-	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything")
-	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor")
-	f.BoolVarP(&v.inPlace, "no-create", "n", false, "write into the image that TARGET is, which must be large enough and keeps its size")
-	f.BoolVar(&v.sync, "sync", false, "wait until a new file is on the disk")
-	f.Var(&v.size, "size", "size of the image, for a source that does not say")
-	f.Lookup("size").DefValue = ""
-	f.BoolP("unordered", "W", false, "accepted, and without effect: writes are in no order anyway")
+	v.flags(c)
 	return c
 }
 
-func (v *conversion) run(ctx context.Context, source, target string) error {
-	driver, values, err := v.target(target)
+func (v *conversion) flags(c *cobra.Command) {
+	v.from.flags(c)
+	f := c.Flags()
+	f.StringVarP(&v.snapshot, "snapshot", "l", "", "copy the source as it was at a snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME")
+	f.StringVarP(&v.to, "output-format", "O", "", "format of the target; without it the name's ending tells, and else it is raw")
+	f.StringArrayVarP(&v.options, "options", "o", nil, "options of the target's format, k=v,...; help lists them")
+	f.BoolVarP(&v.compress, "compress", "c", false, "compress the data of the target")
+	f.StringVarP(&v.backing, "backing", "B", "", "backing file of the target, which is not copied; a relative name is looked up from the target's folder")
+	f.StringVarP(&v.backingFormat, "backing-format", "F", "", "format of that backing file")
+	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything")
+	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor")
+	f.VarP(&v.rate, "rate", "r", "bytes that are read from the source in a second; 0 for as many as can be")
+	f.BoolVarP(&v.inPlace, "no-create", "n", false, "write into the image that TARGET is, which must be large enough and keeps its size")
+	f.BoolVar(&v.targetIsZero, "target-is-zero", false, "with -n: TARGET reads as zero everywhere, so that zeros need not be written")
+	f.BoolVar(&v.salvage, "salvage", false, "go on where data cannot be read: such ranges are told, and zero in the copy")
+	f.BoolVar(&v.verify, "verify", false, "read the target again through its own format, and compare it with the source; a new file that differs is removed")
+	f.BoolVar(&v.bitmaps, "bitmaps", false, "copy the bitmaps of the source as well")
+	f.BoolVar(&v.skipBroken, "skip-broken-bitmaps", false, "with --bitmaps: leave out those that are not complete")
+	f.BoolVar(&v.sync, "sync", false, "wait until a new file is on the disk")
+	f.Var(&v.size, "size", "size of the image, for a source that does not say")
+	f.Lookup("size").DefValue = ""
+	f.StringVarP(&v.cache, "cache", "t", "", "cache mode of the target as qemu-img has it: all but unsafe mean --sync, and the page cache is used with any")
+	f.StringVarP(&v.sourceCache, "source-cache", "T", "", "cache mode of the source: accepted, and without effect")
+	f.BoolP("unordered", "W", false, "accepted, and without effect: writes are in no order anyway")
+}
+
+// help prints the options of the target's format.
+func (v *conversion) help(target string) error {
+	d, err := v.outputDriver("-O", v.to, target)
 	if err != nil {
 		return err
 	}
-	if v.inPlace && len(values) > 0 {
-		return usagef("-o is for new images, and -n writes into one that exists")
+	return v.printOptions(d)
+}
+
+func (v *conversion) run(ctx context.Context, sources []string, target string) error {
+	if help, err := v.check(len(sources), target); err != nil || help {
+		if err != nil {
+			return err
+		}
+		return v.help(target)
 	}
-	if len(v.values) == 1 && v.values[0] == "help" {
-		return v.printOptions(driver)
-	}
-	open := v.openOptions(v.from)
-	open.Sequential, open.Workers = true, v.workers
-	img, err := chain.Open(ctx, source, open)
+	src, err := v.openSources(ctx, sources)
 	if err != nil {
 		return err
 	}
-	defer img.Close()
-	if chain.SameFile(img, target) {
-		return &usageError{err: fmt.Errorf("%s: the target is the source", target)}
+	defer src.Close()
+	if err := v.checkTarget(ctx, src, target); err != nil {
+		return err
+	}
+	var n int64
+	if v.inPlace {
+		n, err = v.intoExisting(ctx, src, target)
+	} else {
+		n, err = v.create(ctx, src, target)
+	}
+	if err != nil {
+		return err
+	}
+	if v.json && target != chain.Standard {
+		info := convertInfo{src.name(), sources[1:], target, v.driver.Name, n, src.lost(), v.verify}
+		if err := v.printJSON(info); err != nil {
+			return err
+		}
+	}
+	if lost := src.lost(); lost > 0 {
+		return &codeError{exitSalvaged, fmt.Errorf("%s: %s could not be read, and are zero in the copy", src.name(), plural(int(lost), "byte"))}
+	}
+	return nil
+}
+
+// cacheModes are those of qemu-img, and whether they ask for a target that is on the disk.
+var cacheModes = []string{"none", "off", "writeback", "writethrough", "directsync", "unsafe"}
+
+// check looks at the flags before any file is touched. help is set where only the options are asked for.
+func (v *conversion) check(sources int, target string) (help bool, err error) {
+	if v.driver, err = v.outputDriver("-O", v.to, target); err != nil {
+		return false, err
+	}
+	if v.values, help, err = parseOptions(v.options); err != nil || help {
+		return help, err
+	}
+	for _, c := range []struct {
+		bad  bool
+		text string
+	}{
+		{v.inPlace && len(v.values) > 0, "-o is for new images, and -n writes into one that exists"},
+		{v.inPlace && v.compress, "-c is for new images, and -n writes into one that exists"},
+		{v.targetIsZero && !v.inPlace, "--target-is-zero is about an image that exists: it needs -n"},
+		{v.targetIsZero && v.backing != "", "--target-is-zero: an image with a backing file is not zero"},
+		{sources > 1 && v.snapshot != "", "-l takes one source"},
+		{sources > 1 && v.bitmaps, "--bitmaps takes one source"},
+		{sources > 1 && v.from.index != "", "--index-file takes one source"},
+		{sources > 1 && v.backing != "", "-B takes one source: what is joined has no backing file"},
+		{v.skipBroken && !v.bitmaps, "--skip-broken-bitmaps needs --bitmaps"},
+		{v.verify && target == chain.Standard, "--verify: what went into a pipe cannot be read again"},
+		{v.bitmaps && target == chain.Standard, "--bitmaps: bitmaps are not written to a pipe"},
+		{v.workers < 0, "-m: say how many, or 0"},
+		{v.cache != "" && !slices.Contains(cacheModes, v.cache), "-t " + v.cache + ": there is no such cache mode"},
+		{v.sourceCache != "" && !slices.Contains(cacheModes, v.sourceCache), "-T " + v.sourceCache + ": there is no such cache mode"},
+		{v.compress && !v.driver.Compresses && !v.driver.Transport, "-c: format " + v.driver.Name + " has no compression"},
+	} {
+		if c.bad {
+			return false, usagef("%s", c.text)
+		}
+	}
+	v.sync = v.sync || v.cache != "" && v.cache != "unsafe"
+	if err := v.checkBacking(); err != nil {
+		return false, err
+	}
+	return false, checkOptions(v.driver, v.values)
+}
+
+// checkBacking brings together what -B, -F and -o say of the backing file.
+func (v *conversion) checkBacking() error {
+	if v.backing == "" {
+		v.backing = v.values[backingFile]
+	}
+	if v.backingFormat == "" {
+		v.backingFormat = v.values[backingFormat]
+	}
+	switch {
+	case v.backing == "" && v.backingFormat != "":
+		return usagef("-F %s: there is no backing file", v.backingFormat)
+	case v.backing == "" || v.inPlace:
+		return nil
+	case !hasOption(v.driver, backingFile):
+		return usagef("format %s has no backing file", v.driver.Name)
+	}
+	v.values[backingFile], v.values[backingFormat] = v.backing, v.backingFormat
+	return nil
+}
+
+// checkTarget refuses a target that the sources, or its backing file, are read from, and a backing file that is not there.
+func (v *conversion) checkTarget(ctx context.Context, src *origin, target string) error {
+	for _, img := range src.images {
+		if chain.SameFile(img, target) {
+			return usagef("%s: the target is the source", target)
+		}
+		if img.Device == nil {
+			continue
+		}
+		if err := v.refuseMember(ctx, img, target); err != nil {
+			return err
+		}
 	}
 	if v.from.index != "" && sameName(v.from.index, target) {
 		return usagef("%s: the target is the index file", target)
 	}
-	progress, end := v.showProgress()
-	v.progress = progress
-	var n int64
-	if v.inPlace {
-		n, err = v.intoExisting(ctx, img, target)
-	} else {
-		n, err = v.create(ctx, img, driver, values, target)
+	if v.backing == "" || v.inPlace {
+		return nil
 	}
-	end()
-	if err == nil && v.json && target != chain.Standard {
-		return v.printJSON(convertInfo{img.Name(), target, driver.Name, n})
-	}
-	return err
-}
-
-// target returns the driver of the target and the options for it.
-func (v *conversion) target(name string) (*formats.Driver, map[string]string, error) {
-	registry := v.registry()
-	driver := registry.ForFile(name)
-	switch {
-	case v.to != "":
-		if driver = registry.Lookup(v.to); driver == nil {
-			return nil, nil, usagef("-O %s: there is no such format; known are %s", v.to, strings.Join(registry.Names(), ", "))
-		}
-	case driver == nil:
-		driver = registry.Lookup(raw.Name)
-	}
-	values := map[string]string{}
-	for _, list := range v.values {
-		if list == "help" {
-			continue
-		}
-		for _, pair := range strings.Split(list, ",") {
-			key, value, ok := strings.Cut(pair, "=")
-			if !ok {
-				return nil, nil, usagef("-o %s: say NAME=VALUE, or help", pair)
-			}
-			values[key] = value
-		}
-	}
-	if driver.Options == nil && len(values) > 0 {
-		return nil, nil, usagef("-o: format %s has no options", driver.Name)
-	}
-	if driver.Options != nil {
-		if _, err := formats.ParseOptions(driver.Options, values); err != nil {
-			return nil, nil, &usageError{err: fmt.Errorf("-o: %w", err)}
-		}
-	}
-	return driver, values, nil
-}
-
-func (v *conversion) printOptions(d *formats.Driver) error {
-	v.printf("Options of %s", d.Name)
-	w := tabwriter.NewWriter(v.out, 0, 8, 2, ' ', 0)
-	for _, o := range formats.OptionsHelp(d.Options) {
-		fmt.Fprintf(w, "  %s=%s\t%s (%s)\n", o.Name, o.Kind, o.Help, o.Default)
-	}
-	return w.Flush()
-}
-
-// copyOptions returns how devices are copied. fresh says that the target is a new file.
-func (v *conversion) copyOptions(fresh bool) convert.Options {
-	return convert.Options{
-		Workers: v.workers, Memory: int64(v.memory) / 2, ZeroGranule: int64(v.granule), TargetIsZero: fresh,
-		Kernel: convert.Kernel{Reflink: file.Reflink, CopyRange: file.CopyRange}, Progress: v.progress,
-	}
-}
-
-// intoExisting copies into an image that exists.
-func (v *conversion) intoExisting(ctx context.Context, img *chain.Image, target string) (int64, error) {
-	o := v.openOptions(reading{format: v.to})
-	o.Write = true
-	to, err := chain.Open(ctx, target, o)
-	if err != nil {
-		return 0, err
-	}
-	n, err := v.overwrite(ctx, img, to)
-	return n, errors.Join(err, to.Close())
-}
-
-func (v *conversion) overwrite(ctx context.Context, img, to *chain.Image) (int64, error) {
-	if to.Device == nil {
-		return 0, &chain.Error{Name: to.Name(), Err: errOneWay}
-	}
-	fixed, err := block.NewWindow(to.Device, 0, to.Device.Size())
-	if err != nil {
-		return 0, err
-	}
-	st, err := v.copyTo(ctx, img, fixed, false)
-	if err != nil {
-		return 0, nameError(to, err)
-	}
-	return st.Size, to.Device.Flush(ctx)
-}
-
-// copyTo copies a device or a stream.
-func (v *conversion) copyTo(ctx context.Context, img *chain.Image, dst block.Device, fresh bool) (convert.Stats, error) {
-	if img.Device != nil {
-		return convert.Copy(ctx, img.Device, dst, v.copyOptions(fresh))
-	}
-	return convert.CopyStream(ctx, img.Stream, dst, v.copyOptions(fresh))
-}
-
-// create makes a new image, and returns its size.
-func (v *conversion) create(ctx context.Context, img *chain.Image, d *formats.Driver, values map[string]string, target string) (int64, error) {
-	modTime, err := sourceDateEpoch()
-	if err != nil {
-		return 0, err
-	}
-	t, err := chain.Create(ctx, target, chain.CreateOptions{Sync: v.sync, Stdout: v.stdout})
-	if err != nil {
-		return 0, err
-	}
-	defer t.Abort()
-	o := formats.CreateOptions{Values: values, ModTime: modTime, Memory: int64(v.memory) / 2, Workers: v.workers}
-	o.Size = v.imageSize(img)
-	n, err := v.write(ctx, img, d, o, t)
-	if err != nil {
-		return 0, err
-	}
-	if err := t.Commit(ctx); err != nil || t.Writer != nil || t.InPlace {
-		return n, err
-	}
-	return n, clearMark(ctx, target)
-}
-
-// imageSize returns the size of the image, or -1 where nobody knows.
-func (v *conversion) imageSize(img *chain.Image) int64 {
-	if img.Device != nil {
-		return img.Device.Size()
-	}
-	if n, known := img.Stream.Size(); known {
-		return n
-	}
-	return int64(v.size)
-}
-
-// write writes the image in the way that source, format and target allow.
-func (v *conversion) write(ctx context.Context, img *chain.Image, d *formats.Driver, o formats.CreateOptions, t *chain.Target) (int64, error) {
-	fail := func(format string, args ...any) error { return nameError(img, fmt.Errorf(format, args...)) }
-	switch {
-	case img.Device != nil && d.Plan != nil:
-		p, err := d.Plan(ctx, img.Device, o)
-		if err != nil {
-			return 0, err
-		}
-		return o.Size, v.writePlan(ctx, p, t)
-	case img.Stream != nil && d.PlanStream != nil:
-		p, err := d.PlanStream(ctx, img.Stream, o)
-		if err != nil {
-			return 0, err
-		}
-		return max(o.Size, 0), v.writePlan(ctx, p, t)
-	case t.Writer != nil && d.Name == raw.Name:
-		st, err := v.writeRaw(ctx, img, t)
-		return st.Size, err
-	case d.Create == nil && d.Plan != nil:
-		return 0, block.WithHint(fail("format %s is not written from a source that goes one way only", d.Name), "save it to a file first")
-	case d.Create == nil:
-		return 0, usagef("format %s cannot be written", d.Name)
-	case t.Writer != nil:
-		return 0, block.WithHint(fail("format %s is not written to a pipe", d.Name), "name a file as the target")
-	}
-	if o.Size < 0 && d.Name == raw.Name { // it grows with the stream; a disk has the size it has
-		o.Size = t.Device.Size()
-	}
-	if o.Size < 0 {
-		return 0, block.WithHint(fail("nobody knows its size yet, which format %s needs first", d.Name), "give it with --size")
-	}
-	dst, err := d.Create(ctx, t, o)
-	if err != nil {
-		return 0, err
-	}
-	st, err := v.copyTo(ctx, img, dst, !t.InPlace)
-	return st.Size, errors.Join(err, dst.Close())
-}
-
-func (v *conversion) writeRaw(ctx context.Context, img *chain.Image, t *chain.Target) (convert.Stats, error) {
-	if img.Device != nil {
-		return convert.WriteTo(ctx, img.Device, t.Writer, v.copyOptions(true))
-	}
-	return convert.WriteStreamTo(ctx, img.Stream, t.Writer, v.copyOptions(true))
-}
-
-func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Target) error {
-	o := segment.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: v.progress}
-	if t.Writer != nil {
-		_, err := segment.Write(ctx, segment.ToWriter(t.Writer), p, o)
+	ref := formats.Ref{Kind: "backing file", Name: v.backing, Format: v.backingFormat, From: target}
+	if err := v.checkBackingFormat(ctx, ref); err != nil {
 		return err
 	}
-	d, err := t.Create(ctx, "")
+	path, err := chain.Path(ref)
 	if err != nil {
 		return err
 	}
-	_, err = segment.Write(ctx, segment.ToDevice(d), p, o)
-	return err
+	base, err := v.openFile(ctx, path, reading{format: v.backingFormat})
+	if err != nil {
+		return err
+	}
+	return errors.Join(v.refuseMember(ctx, base, target), base.Close())
 }
 
 // sourceDateEpoch returns the time that an image records as its own: that of SOURCE_DATE_EPOCH, or none.

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/convert"
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/raw"
+	"github.com/imgtool/imgtool/segment"
+	"github.com/imgtool/imgtool/source/file"
+)
+
+// rawFormat is the format that every image can be written in, to everything.
+const rawFormat = raw.Name
+
+// What progress calls the two passes over an image.
+const (
+	passConvert = "convert"
+	passVerify  = "verify"
+)
+
+// copyOptions returns how devices are copied. zero says that the target reads as zero.
+func (v *conversion) copyOptions(zero bool, progress report) convert.Options {
+	o := convert.Options{
+		Workers: v.workers, Memory: int64(v.memory) / 2, ZeroGranule: int64(v.granule), TargetIsZero: zero && v.backing == "",
+		KeepBacking: v.backing != "", Progress: progress,
+	}
+	if len(v.values) == 0 { // sharing blocks would undo a preallocation
+		o.Kernel = convert.Kernel{Reflink: file.Reflink, CopyRange: file.CopyRange}
+	}
+	return o
+}
+
+// copyTo copies a device or a stream.
+func (v *conversion) copyTo(ctx context.Context, src *origin, dst block.Device, zero bool) (int64, error) {
+	progress, end := v.showProgressOf(passConvert)
+	defer end()
+	if src.device != nil {
+		st, err := convert.Copy(ctx, src.device, dst, v.copyOptions(zero, progress))
+		return st.Size, err
+	}
+	st, err := convert.CopyStream(ctx, src.stream, dst, v.copyOptions(zero, progress))
+	return st.Size, err
+}
+
+// intoExisting copies into an image that exists, and returns how many bytes.
+func (v *conversion) intoExisting(ctx context.Context, src *origin, target string) (int64, error) {
+	o := v.openOptions(reading{format: v.to})
+	o.Write = true
+	to, err := oneOfAnyOffset(chain.Open(ctx, target, o))
+	if err != nil {
+		return 0, err
+	}
+	n, err := v.overwrite(ctx, src, to)
+	if err = errors.Join(nameError(to, err), to.Close()); err != nil || !v.verify {
+		return n, err
+	}
+	o.Write = false
+	return n, v.compare(ctx, src, func() (*chain.Image, error) { return oneOfAnyOffset(chain.Open(ctx, target, o)) })
+}
+
+func (v *conversion) overwrite(ctx context.Context, src *origin, to *chain.Image) (int64, error) {
+	ref, below, err := backingOf(ctx, to.Device)
+	switch {
+	case err != nil:
+		return 0, err
+	case below == nil && v.backing != "":
+		return 0, usagef("-B %s: %s has no backing file", v.backing, to.Name())
+	case below != nil && v.targetIsZero:
+		return 0, usagef("--target-is-zero: %s has a backing file, %s", to.Name(), ref.Name)
+	}
+	fixed, err := block.NewWindow(to.Device, 0, to.Device.Size())
+	if err != nil {
+		return 0, err
+	}
+	var dst block.Device = fixed
+	n, err := v.copyTo(ctx, src, dst, v.targetIsZero)
+	if err == nil && v.bitmaps {
+		err = v.copyBitmaps(ctx, src, to.Device)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, to.Device.Flush(ctx)
+}
+
+// create makes a new image, and returns its size.
+func (v *conversion) create(ctx context.Context, src *origin, target string) (int64, error) {
+	modTime, err := sourceDateEpoch()
+	if err != nil {
+		return 0, err
+	}
+	t, err := chain.Create(ctx, target, chain.CreateOptions{Sync: v.sync, Stdout: v.stdout})
+	if err != nil {
+		return 0, err
+	}
+	defer t.Abort()
+	if t.Writer != nil && (v.verify || v.bitmaps) {
+		return 0, usagef("%s: it is a pipe, which --verify and --bitmaps would have to read", target)
+	}
+	o := formats.CreateOptions{
+		Values: v.values, ModTime: modTime, Memory: int64(v.memory) / 2, Workers: v.workers, Compress: v.compress, OneWay: t.Writer != nil,
+	}
+	o.Size = v.imageSize(src)
+	n, err := v.write(ctx, src, o, t)
+	if err == nil {
+		err = v.look(ctx, src, t, target)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err := t.Commit(ctx); err != nil || t.Writer != nil || t.InPlace {
+		return n, err
+	}
+	return n, clearMark(ctx, target)
+}
+
+// imageSize returns the size of the image, or -1 where nobody knows.
+func (v *conversion) imageSize(src *origin) int64 {
+	if src.device != nil {
+		return src.device.Size()
+	}
+	n, known := src.stream.Size()
+	if !known {
+		n = int64(v.size)
+	}
+	if whole, ok := block.RoundUp(max(n, 0), sectorSize); ok && n > 0 && v.inSectors() {
+		return whole
+	}
+	return n
+}
+
+// write writes the image in the way that source, format and target allow.
+func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOptions, t *chain.Target) (int64, error) {
+	d := v.driver
+	fail := func(format string, args ...any) error { return nameFile(src.name(), fmt.Errorf(format, args...)) }
+	holes := v.granule != 0 || o.Compress || o.OneWay || d.Create == nil // a plan leaves out the zeros that it finds
+	switch {
+	case src.device != nil && d.Plan != nil && holes:
+		p, err := d.Plan(ctx, src.device, o)
+		if err != nil {
+			return 0, err
+		}
+		return o.Size, v.writePlan(ctx, p, t)
+	case src.stream != nil && d.PlanStream != nil:
+		p, err := d.PlanStream(ctx, src.stream, o)
+		if err != nil {
+			return 0, err
+		}
+		return max(o.Size, 0), v.writePlan(ctx, p, t)
+	case t.Writer != nil && d.Name == rawFormat:
+		return v.writeRaw(ctx, src, t)
+	case d.Create == nil && d.Plan != nil, o.Compress && !d.Transport:
+		return 0, block.WithHint(fail("format %s is not written so from a source that goes one way only", d.Name), "save it to a file first")
+	case d.Create == nil:
+		return 0, usagef("format %s cannot be written", d.Name)
+	case t.Writer != nil:
+		return 0, block.WithHint(fail("format %s is not written to a pipe", d.Name), "name a file as the target")
+	}
+	if o.Size < 0 && d.Name == rawFormat { // it grows with the stream; a disk has the size it has
+		o.Size = t.Device.Size()
+	}
+	if o.Size < 0 {
+		return 0, block.WithHint(fail("nobody knows its size yet, which format %s needs first", d.Name), "give it with --size")
+	}
+	dst, err := d.Create(ctx, t, o)
+	if err != nil {
+		return 0, err
+	}
+	n, err := v.copyTo(ctx, src, dst, !t.InPlace)
+	return n, errors.Join(err, dst.Close())
+}
+
+func (v *conversion) writeRaw(ctx context.Context, src *origin, t *chain.Target) (int64, error) {
+	progress, end := v.showProgressOf(passConvert)
+	defer end()
+	o := v.copyOptions(true, progress)
+	if src.device != nil {
+		st, err := convert.WriteTo(ctx, src.device, t.Writer, o)
+		return st.Size, err
+	}
+	st, err := convert.WriteStreamTo(ctx, src.stream, t.Writer, o)
+	return st.Size, err
+}
+
+func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Target) error {
+	progress, end := v.showProgressOf(passConvert)
+	defer end()
+	o := segment.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress}
+	if t.Writer != nil {
+		_, err := segment.Write(ctx, segment.ToWriter(t.Writer), p, o)
+		return err
+	}
+	d, err := t.Create(ctx, "")
+	if err != nil {
+		return err
+	}
+	_, err = segment.Write(ctx, segment.ToDevice(d), p, o)
+	return err
+}
+
+// look opens what has been written, before it has its name, to complete it and to compare it with the source.
+func (v *conversion) look(ctx context.Context, src *origin, t *chain.Target, target string) error {
+	o := v.openOptions(reading{format: v.driver.Name})
+	gate := o.Gate
+	o.Gate = func(ctx context.Context, ref formats.Ref) error {
+		if ref.Name == v.backing && ref.From == target { // the user has named it
+			return nil
+		}
+		return gate.Ask(ctx, ref)
+	}
+	if v.bitmaps {
+		o.Write = true
+		img, err := t.Reopen(ctx, o)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(v.copyBitmaps(ctx, src, img.Device), img.Close()); err != nil {
+			return err
+		}
+		o.Write = false
+	}
+	if !v.verify {
+		return nil
+	}
+	return v.compare(ctx, src, func() (*chain.Image, error) { return t.Reopen(ctx, o) })
+}
+
+// compare reads the target again, and returns an error where it is not what the source is.
+func (v *conversion) compare(ctx context.Context, src *origin, open func() (*chain.Image, error)) error {
+	img, err := open()
+	if err != nil {
+		return fmt.Errorf("the copy cannot be read again: %w", err)
+	}
+	defer img.Close()
+	d := img.Device
+	if size := src.device.Size(); d.Size() > size { // the rest is that of a disk, or of an image that existed
+		if d, err = block.NewWindow(d, 0, size); err != nil {
+			return err
+		}
+	}
+	progress, end := v.showProgressOf(passVerify)
+	defer end()
+	r, err := convert.Compare(ctx, src.device, d, false, convert.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress})
+	if err == nil && r.Difference != convert.Same {
+		err = nameError(img, fmt.Errorf("the copy differs from the source at byte %d", r.Off))
+	}
+	return err
+}
+
+// copyBitmaps gives the target the bitmaps of the source.
+func (v *conversion) copyBitmaps(ctx context.Context, src *origin, dst block.Device) error {
+	img := src.images[0]
+	from, err := feature[formats.BitmapKeeper](img, "keeps no bitmaps")
+	if err != nil {
+		return err
+	}
+	to, ok := block.As[formats.BitmapKeeper](dst)
+	if !ok {
+		return usagef("--bitmaps: format %s keeps none", v.driver.Name)
+	}
+	for _, b := range from.Bitmaps() {
+		if b.InUse {
+			if !v.skipBroken {
+				err := fmt.Errorf("bitmap %q is not complete: the program that wrote the image last has not ended properly", b.Name)
+				return block.WithHint(nameError(img, err), "--skip-broken-bitmaps leaves it out")
+			}
+			v.log().Warn("a bitmap that is not complete is left out", "image", img.Name(), "bitmap", b.Name)
+			continue
+		}
+		if err := to.AddBitmap(ctx, b.Name, b.Granularity, b.Enabled); err != nil {
+			return fmt.Errorf("bitmap %q: %w", b.Name, err)
+		}
+		if err := to.MergeBitmap(ctx, b.Name, img.Device, b.Name); err != nil {
+			return fmt.Errorf("bitmap %q: %w", b.Name, err)
+		}
+	}
+	return nil
+}
