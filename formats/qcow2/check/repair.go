@@ -1,0 +1,166 @@
+package check
+
+import (
+	"encoding/binary"
+
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
+)
+
+// Byte offsets of header fields that repairs write.
+const (
+	refcountTableField = 48 // refcount_table_offset and refcount_table_clusters
+	incompatibleField  = 72
+	autoclearField     = 88
+)
+
+// repair looks, mends, and looks again. What is put right is told as it is; what is left, at the end.
+func (c *checker) repair(how formats.Repair) (formats.CheckResult, error) {
+	tell := c.tell
+	c.tell = nil
+	if err := c.look(); err != nil {
+		return c.seen.CheckResult, err
+	}
+	before := c.seen
+	c.tell, c.muted, c.quiet = tell, true, true
+	err := c.mend(how)
+	c.muted = false
+	if err != nil {
+		return before.CheckResult, err
+	}
+	if err := c.look(); err != nil {
+		return c.seen.CheckResult, err
+	}
+	r := c.seen.CheckResult
+	r.LeaksFixed = max(0, before.Leaks-r.Leaks)
+	r.CorruptionsFixed = max(0, before.Corruptions-r.Corruptions)
+	if r.Corruptions == 0 && r.CheckErrors == 0 {
+		err = c.markClean()
+	}
+	return r, err
+}
+
+// mend puts right what the look before has found. Counts go up before anything else happens, and down when nothing refers any more to what they
+// count; in between everything is durable.
+func (c *checker) mend(how formats.Repair) error {
+	f := c.seen
+	all := how == formats.RepairAll
+	if f.Leaks == 0 && f.Corruptions == 0 || f.rebuild && !all {
+		return nil
+	}
+	if err := c.clearAutoclear(); err != nil {
+		return err
+	}
+	if all {
+		if err := c.mendCorruptions(f); err != nil {
+			return err
+		}
+	}
+	if !f.hidden {
+		lower := func(stored, used uint64) uint64 { return min(stored, used) }
+		if err := c.windows(false, func() error { return c.compare(lower) }); err != nil {
+			return err
+		}
+		if err := c.dev.Flush(c.ctx); err != nil {
+			return err
+		}
+	}
+	if !all && f.Corruptions > f.copied { // what else is wrong may be why the flags are
+		return nil
+	}
+	err := c.windows(false, func() error {
+		if err := c.compare(nil); err != nil {
+			return err
+		}
+		return c.checkCopied(true)
+	})
+	if err != nil {
+		return err
+	}
+	return c.dev.Flush(c.ctx)
+}
+
+// mendCorruptions raises counts and clears entries.
+func (c *checker) mendCorruptions(f findings) error {
+	switch {
+	case f.rebuild:
+		if err := c.rebuild(f); err != nil {
+			return err
+		}
+	case f.raise > 0:
+		raise := func(stored, used uint64) uint64 { return max(stored, used) }
+		if err := c.windows(false, func() error { return c.compare(raise) }); err != nil {
+			return err
+		}
+		if err := c.dev.Flush(c.ctx); err != nil {
+			return err
+		}
+	}
+	if f.clear == 0 {
+		return nil
+	}
+	if err := c.editTables(c.clearEntries); err != nil {
+		return err
+	}
+	return c.dev.Flush(c.ctx)
+}
+
+// clearEntries clears the entries of an L2 table of which a part must go.
+func (c *checker) clearEntries(t tableRef, data []byte) error {
+	if c.seen.shared.has(t.off) {
+		return nil
+	}
+	step := int(c.h.L2EntryLen())
+	var changed dirty
+	for i := 0; i+step <= len(data); i += step {
+		e := c.l2At(t, data, i)
+		fixed, wrong := c.cleared(e)
+		if !wrong {
+			continue
+		}
+		binary.BigEndian.PutUint64(data[i:], fixed.bits)
+		if c.h.ExtendedL2() {
+			binary.BigEndian.PutUint64(data[i+8:], uint64(fixed.bitmap))
+		}
+		changed.add(i, i+step)
+		c.say(formats.Problem{Kind: formats.Corruption, Part: partL2, Off: e.at, Fixed: true}, "%s: entry %#x is %#x now", e.wrongs(fixed), e.bits, fixed.bits)
+	}
+	if !changed.any() {
+		return nil
+	}
+	return c.writeSectors(data, t.off, changed)
+}
+
+// clearAutoclear clears the bits of features that are not known here, as whoever writes to an image has to.
+func (c *checker) clearAutoclear() error {
+	known := c.h.AutoclearFeatures & ondisk.AutoclearKnown
+	if known == c.h.AutoclearFeatures {
+		return nil
+	}
+	c.h.AutoclearFeatures = known
+	return c.writeField(autoclearField, known)
+}
+
+// markClean says that the image is neither dirty nor corrupt.
+func (c *checker) markClean() error {
+	const marks = ondisk.IncompatDirty | ondisk.IncompatCorrupt
+	if c.h.IncompatibleFeatures&marks == 0 {
+		return nil
+	}
+	if err := c.dev.Flush(c.ctx); err != nil {
+		return err
+	}
+	if err := c.clearAutoclear(); err != nil {
+		return err
+	}
+	c.h.IncompatibleFeatures &^= marks
+	return c.writeField(incompatibleField, c.h.IncompatibleFeatures)
+}
+
+// writeField writes a field of the header durably.
+func (c *checker) writeField(at int64, v uint64) error {
+	if err := c.dev.Write(c.ctx, binary.BigEndian.AppendUint64(nil, v), at, 0); err != nil {
+		return err
+	}
+	return c.dev.Flush(c.ctx)
+}
