@@ -111,7 +111,9 @@ func (a *app) checkTwice(ctx context.Context, b *chain.Below, repair formats.Rep
 	var problems []problemInfo
 	o := formats.CheckOptions{OpenOptions: b.Open, Repair: repair}
 	o.Problem = func(p formats.Problem) {
-		if a.json {
+		if a.qemu != nil {
+			a.printQemuProblem(p)
+		} else if a.json {
 			problems = append(problems, describeProblem(p))
 		} else if !a.quiet {
 			a.printProblem(p)

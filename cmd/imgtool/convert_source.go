@@ -107,7 +107,9 @@ func (v *conversion) join(s *origin) error {
 }
 
 // inSectors reports whether the target is a disk of whole sectors, rather than any sequence of bytes.
-func (v *conversion) inSectors() bool { return v.driver.Name != rawFormat && !v.driver.Transport }
+func (v *conversion) inSectors() bool {
+	return v.driver.Name != rawFormat && !v.driver.Transport || v.qemu != nil // to which every image is whole sectors
+}
 
 // tellLoss returns what tells of losses. They are errors: -q does not hide them.
 func (v *conversion) tellLoss(img *chain.Image) func(convert.Loss) {

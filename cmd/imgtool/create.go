@@ -103,13 +103,16 @@ func (v *creation) run(c *cobra.Command, args []string) error {
 	if !ok {
 		return usageOf(c, errors.New("the size is too large"))
 	}
+	if v.qemu != nil && !v.quiet {
+		v.printFormatting(size)
+	}
 	if err := v.create(c.Context(), image, size); err != nil {
 		return err
 	}
 	if v.json {
 		return v.printJSON(createInfo{image, v.driver.Name, size, v.backing})
 	}
-	if !v.quiet {
+	if !v.quiet && v.qemu == nil {
 		v.printf("Formatting '%s', fmt=%s size=%d%s", image, v.driver.Name, size, v.optionsText())
 	}
 	return nil

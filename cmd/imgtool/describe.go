@@ -115,6 +115,9 @@ func (a *app) describeDevice(ctx context.Context, dev block.Device, info *imageI
 		}
 		a.addDescription(ctx, dev.Info().Format, said, info)
 	}
+	if a.qemu != nil { // which says nothing of what the disk holds
+		return nil
+	}
 	t, err := partition.Read(ctx, block.NoClose(dev))
 	switch {
 	case err == nil:

@@ -34,6 +34,9 @@ Exit codes: 0 described, 1 failed, 4 the image is corrupt.`,
 		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			infos, failed := a.inspect(c.Context(), args[0], from, whole)
+			if a.qemu != nil {
+				return a.printQemuInfo(infos, whole, failed)
+			}
 			if len(infos) == 0 {
 				return failed
 			}

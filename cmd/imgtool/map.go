@@ -51,6 +51,9 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 				return err
 			}
 			defer img.Close()
+			if a.qemu != nil {
+				return v.printQemuMap(c.Context(), img)
+			}
 			if a.json {
 				return v.printAsJSON(c.Context(), img)
 			}

@@ -23,6 +23,9 @@ func (a *app) showProgress() (r report, end func()) { return a.showProgressOf(""
 // showProgressOf is showProgress for something that has a name, because more follows it. Besides what the user has asked for, one line is printed
 // for every signal that asks how far things are.
 func (a *app) showProgressOf(what string) (r report, end func()) {
+	if a.percent != nil {
+		return a.percent.report, func() {}
+	}
 	shown, finish := a.progressMode(what)
 	var mu sync.Mutex
 	var done, total int64

@@ -69,7 +69,7 @@ func (p *percent) begin() {
 	if p.shown {
 		p.print()
 	} else if !p.qemu.Quiet {
-		p.signal = onProgressSignal(func() {
+		p.signal = onStatusSignal(func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.print()
@@ -120,6 +120,11 @@ func (l qemuLog) WithAttrs([]slog.Attr) slog.Handler               { return l }
 func (l qemuLog) WithGroup(string) slog.Handler                    { return l }
 
 func (l qemuLog) Handle(_ context.Context, r slog.Record) error {
-	_, err := fmt.Fprintf(l.stderr, "qemu-img: warning: %s\n", r.Message)
+	var about strings.Builder
+	r.Attrs(func(at slog.Attr) bool {
+		fmt.Fprintf(&about, " %s=%v", at.Key, at.Value)
+		return true
+	})
+	_, err := fmt.Fprintf(l.stderr, "qemu-img: warning: %s%s\n", r.Message, &about)
 	return err
 }

@@ -24,6 +24,8 @@ func (a *app) finishQemuImg(err error) int {
 	switch {
 	case errors.Is(err, context.Canceled):
 		code, err = exitInterrupted, errors.New("interrupted")
+	case errors.As(err, &own) && own.code == exitSalvaged: // as asked for with --salvage; the log has told it
+		return exitDone
 	case errors.As(err, &own):
 		code = own.code
 	}
@@ -65,10 +67,10 @@ func (a *app) qemuText(err error) string {
 		named = inner
 	}
 	cause := a.qemuCause(named)
-	if errors.As(err, &outer); outer != named {
-		cause = "Could not open backing file: " + cause
+	if errors.As(err, &outer); outer == named || a.qemu.Command == "info" {
+		return a.qemuOpening(named.Name, cause)
 	}
-	return a.qemuOpening(outer.Name, cause)
+	return a.qemuOpening(outer.Name, "Could not open backing file: "+cause)
 }
 
 // qemuOpening says that an image cannot be opened, or made where it is the target.
@@ -133,6 +135,10 @@ func (a *app) qemuCommandText(err error) string {
 	missing := opened && errors.Is(err, fs.ErrNotExist)
 	unsupported := opened && errors.Is(err, errors.ErrUnsupported)
 	switch q.Command {
+	case "map":
+		if errors.Is(err, errNotPlain) {
+			return "File contains external, encrypted or compressed clusters."
+		}
 	case "check":
 		if unsupported {
 			return "This image format does not support checks"

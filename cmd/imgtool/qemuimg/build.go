@@ -146,29 +146,14 @@ func (p *parser) passSnapshot() error {
 		return nil
 	}
 	p.Operand = text
+	p.value("--snapshot", text)
 	if !strings.HasPrefix(text, "snapshot.") {
-		p.value("--snapshot", text)
 		return nil
 	}
-	var id, name string
 	for _, pair := range splitOptions(text) {
-		key, value, _ := strings.Cut(pair, "=")
-		switch key {
-		case "snapshot.id":
-			id = value
-		case "snapshot.name":
-			name = value
-		default:
+		if key, _, _ := strings.Cut(pair, "="); key != "snapshot.id" && key != "snapshot.name" {
 			return wrong("Invalid parameter '%s'\nqemu-img: Failed in parsing snapshot param '%s'", key, text)
 		}
-	}
-	switch {
-	case id != "" && name != "" && id != name:
-		return wrong("snapshot.id and snapshot.name together are not supported: say one of them")
-	case id != "":
-		p.value("--snapshot", id)
-	default:
-		p.value("--snapshot", name)
 	}
 	return nil
 }

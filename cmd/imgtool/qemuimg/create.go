@@ -169,6 +169,7 @@ func buildConvert(p *parser) error {
 	} {
 		p.passFlag(f.key, f.flag)
 	}
+	p.pass(cache, "--cache")
 	return p.passSnapshot()
 }
 

@@ -38,7 +38,7 @@ Command syntax:
 	}
 	b.WriteString(`
 A name is a path, file:PATH, a URL, or json:{...}; with --image-opts it is driver=FORMAT,file.filename=PATH. Sizes are bytes, or have one of
-the suffixes k, M, G, T, P and E for powers of 1024. -o help lists the options of a format. Of what qemu-img has, -t, -T, -C, -W and -m
+the suffixes k, M, G, T, P and E for powers of 1024. -o help lists the options of a format. Of what qemu-img has, -T, -C, -W and -m
 change nothing here: caches are the system's, and reads and writes run in parallel in any case.
 
 Exit codes: 0 done, 1 failed; compare: 0 the same, 1 they differ, 2 to 4 trouble; check: 0 clean, 1 not checked, 2 corrupt, 3 leaks, 63 no check.

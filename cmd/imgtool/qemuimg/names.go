@@ -22,8 +22,10 @@ type image struct {
 // jsonPrefix begins a name that is a JSON object of options.
 const jsonPrefix = "json:"
 
-// passed are the protocols whose URLs mean the same to imgtool.
-var passed = []string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock", "http", "https"}
+// passed reports whether the URLs of a protocol mean the same to imgtool.
+func passed(scheme string) bool {
+	return slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock", "http", "https"}, scheme)
+}
 
 // named returns what a name means that is not a list of options.
 func named(name string) (image, error) {
@@ -42,7 +44,7 @@ func named(name string) (image, error) {
 		return path(name), nil
 	case scheme == "file", scheme == "host_device":
 		return path(rest), nil
-	case slices.Contains(passed, scheme) && strings.HasPrefix(rest, "//"):
+	case passed(scheme) && strings.HasPrefix(rest, "//"):
 		return image{chain: chain.Spec{Source: name}.String(), source: name}, nil
 	}
 	return image{}, cannotOpen(name, fmt.Sprintf("Unknown protocol '%s'", scheme))
@@ -127,9 +129,6 @@ func addFlat(flat map[string]string, prefix string, object map[string]any) error
 	return nil
 }
 
-// ignored are options of a node that say how its bytes are moved and what it is called, not what it holds.
-var ignored = []string{"node-name", "cache.direct", "cache.no-flush", "aio"}
-
 // fromOptions returns what the options of a node and of those below it mean. name is what errors call it.
 func fromOptions(name string, options map[string]string) (image, error) {
 	options = maps.Clone(options)
@@ -145,7 +144,7 @@ func fromOptions(name string, options map[string]string) (image, error) {
 	var layers []chain.Layer
 	for { // from the format inwards
 		driver := take(prefix + "driver")
-		for _, key := range ignored {
+		for _, key := range []string{"node-name", "cache.direct", "cache.no-flush", "aio"} { // they do not change what the node holds
 			take(prefix + key)
 		}
 		if driver == "file" || driver == "host_device" || driver == "" && prefix != "" && options[prefix+"filename"] != "" {

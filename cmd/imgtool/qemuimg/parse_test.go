@@ -64,7 +64,7 @@ func TestParse(t *testing.T) {
 		{"map -s 64k --max-length=1M a", "map --start-offset=65536 --max-length=1048576 -- a"},
 		{"measure --size 1.5G -O qcow2", "measure --output-format=qcow2 --size=1610612736 --"},
 		{"measure --output json -l s1 -O qcow2 -o cluster_size=2M a", "measure --json --output-format=qcow2 --options=cluster_size=2097152 --snapshot=s1 -- a"},
-		{"measure -l snapshot.name=s1 a", "measure --output-format=raw --snapshot=s1 -- a"},
+		{"measure -l snapshot.name=s1 a", "measure --output-format=raw --snapshot=snapshot.name=s1 -- a"},
 		{"resize a 2G", "resize -- a 2147483648"},
 		{"resize a -1", "resize -- a -1"},
 		{"resize --shrink -q -f raw a +1k", "resize -q --shrink --format=raw -- a +1024"},
@@ -89,7 +89,7 @@ func TestParse(t *testing.T) {
 		{"create -f qcow2 -o backing_file=b,backing_fmt=raw,size=1M a", "create --format=qcow2 --backing=b --backing-format=raw -- a 1048576"},
 		{"create -u -f qcow2 -b b -F raw a 1M", "create --format=qcow2 --unchecked --backing=b --backing-format=raw -- a 1048576"},
 		{"convert a b", "convert --output-format=raw -- a b"},
-		{"convert -pn -O raw -m16 -W -t none -T none -S 0 a b", "convert --progress --sparse=0 --output-format=raw --no-create -- a b"},
+		{"convert -pn -O raw -m16 -W -t none -T none -S 0 a b", "convert --progress --sparse=0 --output-format=raw --no-create --cache=none -- a b"},
 		{"convert -C -U -c -O qcow2 a b", "Cannot enable copy offloading when -c is used"},
 		{"convert -f raw -O qcow2 -B x -F raw -r 1M a b c", "convert --rate=1048576 --format=raw --output-format=qcow2 --backing=x --backing-format=raw -- a b c"},
 		{"convert -n --target-is-zero --salvage a b", "convert --output-format=raw --no-create --target-is-zero --salvage -- a b"},
@@ -100,7 +100,7 @@ func TestParse(t *testing.T) {
 		{"bench a", "bench is not supported"},
 		{`info json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}`,
 			`Could not open 'json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}': Unknown driver 'nbd'`},
-		{"convert -l snapshot.id=1,snapshot.name=b a b", "snapshot.id and snapshot.name together are not supported: say one of them"},
+		{"convert -l snapshot.id=1,snapshot.name=b a b", "convert --output-format=raw --snapshot=snapshot.id=1,snapshot.name=b -- a b"},
 	} {
 		call, err := Parse(strings.Fields(c.line), registry())
 		got := strings.Join(call.Args, " ")

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/formats"
+)
+
+// qemuImage is an image in JSON with the fields of qemu-img alone: those that are imgtool's are hidden.
+type qemuImage struct {
+	imageInfo
+	Probable   *struct{} `json:"probable-virtual-size,omitempty"`
+	Refused    *struct{} `json:"refused-references,omitempty"`
+	Error      *struct{} `json:"error,omitempty"`
+	Layers     *struct{} `json:"layers,omitempty"`
+	Partitions *struct{} `json:"partitions,omitempty"`
+}
+
+// printQemuInfo prints images as qemu-img info does. It says nothing of an image that cannot be opened.
+func (a *app) printQemuInfo(infos []imageInfo, whole bool, failed error) error {
+	if failed != nil {
+		return failed
+	}
+	var images []qemuImage
+	for i, info := range infos {
+		if n := info.VirtualSize; n != nil { // a raw image is whole sectors there, whatever the length of its file
+			if whole, ok := block.RoundUp(*n, sectorSize); ok {
+				info.VirtualSize = &whole
+			}
+		}
+		images = append(images, qemuImage{imageInfo: info})
+		if !a.json {
+			if i > 0 {
+				a.printf("")
+			}
+			a.printQemuImage(info)
+		}
+	}
+	switch {
+	case a.json && whole:
+		return a.printJSON(images)
+	case a.json:
+		return a.printJSON(images[0])
+	}
+	return nil
+}
+
+func (a *app) printQemuImage(i imageInfo) {
+	a.printf("image: %s", printable(i.Filename))
+	a.printf("file format: %s", i.Format)
+	if i.VirtualSize != nil {
+		a.printf("virtual size: %s (%d bytes)", shortSize(*i.VirtualSize), *i.VirtualSize)
+	}
+	if i.ActualSize != nil {
+		a.printf("disk size: %s", shortSize(*i.ActualSize))
+	}
+	if i.Encrypted {
+		a.printf("encrypted: yes")
+	}
+	if i.ClusterSize > 0 {
+		a.printf("cluster_size: %d", i.ClusterSize)
+	}
+	if i.DirtyFlag {
+		a.printf("cleanly shut down: no")
+	}
+	a.printBacking(i)
+	if len(i.Snapshots) > 0 {
+		a.printSnapshots(i.Snapshots)
+	}
+	if i.Specific != nil {
+		a.printf("Format specific information:")
+		a.printFields(i.Specific.Data, "    ")
+	}
+}
+
+// printFormatting says what is about to be made, as qemu-img does: some options even where they are not given, and in an order of its own.
+func (v *creation) printFormatting(size int64) {
+	values := maps.Clone(v.values)
+	values["size"] = fmt.Sprint(size)
+	for _, o := range formats.OptionsHelp(v.driver.Options) {
+		switch o.Name {
+		case "cluster_size", "extended_l2", "compression_type", "lazy_refcounts", "refcount_bits":
+			if _, given := values[o.Name]; !given {
+				values[o.Name] = o.Default
+			}
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "Formatting '%s', fmt=%s", v.qemu.Typed[v.qemu.Written[0]], v.driver.Name)
+	for _, name := range []string{
+		"encrypt.format", "encrypt.key-secret", "encryption", "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "compat",
+		backingFile, backingFormat, "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits",
+	} {
+		if value := values[name]; value != "" {
+			fmt.Fprintf(&b, " %s=%s", name, value)
+		}
+	}
+	v.printf("%s", b.String())
+}
+
+// errNotPlain: a map for people tells where bytes can be read in files, and these cannot.
+var errNotPlain = errors.New("the file contains external, encrypted or compressed clusters")
+
+// printQemuMap prints a map as qemu-img does.
+func (v *mapping) printQemuMap(ctx context.Context, img *chain.Image) error {
+	if v.json {
+		return v.printQemuMapJSON(ctx, img)
+	}
+	v.printf("%-16s%-16s%-16s%s", "Offset", "Length", "Mapped to", "File")
+	return v.eachExtent(ctx, img.Device, func(e block.Extent) error {
+		switch {
+		case e.Flags&block.ExtZero != 0:
+			return nil
+		case e.Node == "":
+			return errNotPlain
+		}
+		v.printf("%-16s%-16s%-16s%s", cHex(e.Off), cHex(e.Len), cHex(e.NodeOff), printable(e.Node))
+		return nil
+	})
+}
+
+// cHex returns a number as C prints it with %#x.
+func cHex(n int64) string {
+	if n == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%#x", n)
+}
+
+func (v *mapping) printQemuMapJSON(ctx context.Context, img *chain.Image) error {
+	raws := rawLevels(ctx, img)
+	sep := "["
+	err := v.eachExtent(ctx, img.Device, func(e block.Extent) error {
+		m := entry(e, e.Depth < len(raws) && raws[e.Depth])
+		fmt.Fprintf(v.out, `%s{ "start": %d, "length": %d, "depth": %d, "present": %t, "zero": %t, "data": %t`, sep, m.Start, m.Length, m.Depth, m.Present, m.Zero, m.Data)
+		if m.Offset != nil {
+			fmt.Fprintf(v.out, `, "offset": %d`, *m.Offset)
+		}
+		v.out.WriteByte('}')
+		sep = ",\n"
+		return nil
+	})
+	if sep == "[" {
+		v.out.WriteByte('[')
+	}
+	v.printf("]")
+	return err
+}
+
+// printQemuProblem tells of a problem that check has found.
+func (a *app) printQemuProblem(p formats.Problem) {
+	kind, at, fixed := "ERROR", "", ""
+	if p.Kind == formats.Leak {
+		kind = "Leaked"
+	}
+	if p.Off >= 0 {
+		at = fmt.Sprintf(" at offset %#x", p.Off)
+	}
+	if p.Fixed {
+		fixed = " (repaired)"
+	}
+	fmt.Fprintf(a.stderr, "%s %s%s: %s%s\n", kind, p.Part, at, p.Text, fixed)
+}
