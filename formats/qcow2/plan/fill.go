@@ -12,6 +12,9 @@ import (
 func (w *writer) read(ctx context.Context, r *run, p []byte) error {
 	if r.source != nil {
 		clear(p[copy(p, r.source):])
+		if cap(r.source) > 0 {
+			w.recycle(r.source)
+		}
 		return nil
 	}
 	start, size := r.first*w.ClusterSize, w.src.Size()

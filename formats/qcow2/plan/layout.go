@@ -134,37 +134,46 @@ func (l *layout) finish(size int64) ([]byte, error) {
 		return nil, err
 	}
 	h := &l.header
-	cluster := h.ClusterSize()
 	h.Size, h.L1Size = uint64(size), uint32(h.L1Needed(uint64(size)))
-	l1 := make([]byte, max(l.alignUp(int64(h.L1Size)*8), cluster))
+	if h.L1Size == 0 {
+		tail, err := l.finishRefcounts(nil)
+		return append(out, tail...), err
+	}
+	l1 := make([]byte, l.alignUp(int64(h.L1Size)*8))
 	for i, e := range l.l1 {
 		binary.BigEndian.PutUint64(l1[i*8:], e)
 	}
 	tail, off := l.extend(nil, l1)
 	h.L1TableOffset = uint64(off)
+	tail, err = l.finishRefcounts(tail)
+	return append(out, tail...), err
+}
 
-	// What is left to place are refcount blocks, and a table of them, which count themselves too.
+// finishRefcounts appends what is left to place: refcount blocks, and a table of all of them, which count themselves too. Tail is what the file gets
+// before, whole clusters.
+func (l *layout) finishRefcounts(tail []byte) ([]byte, error) {
+	h := &l.header
 	used := (l.end + int64(len(tail))) >> h.ClusterBits
 	newBlocks, tableClusters := refcountClusters(used, l.base, int64(len(l.blocks)), h)
-	if tableClusters<<h.ClusterBits > ondisk.MaxRefcountTableBytes {
-		return nil, fmt.Errorf("the image needs a refcount table of %d bytes, and %d are allowed: say a larger cluster_size", tableClusters<<h.ClusterBits, ondisk.MaxRefcountTableBytes)
+	if n := tableClusters << h.ClusterBits; n > ondisk.MaxRefcountTableBytes {
+		return nil, block.WithHint(fmt.Errorf("the image needs a refcount table of %d bytes, more than %d", n, ondisk.MaxRefcountTableBytes), "say a larger cluster_size")
 	}
 	l.ref(used<<h.ClusterBits, (newBlocks+tableClusters)<<h.ClusterBits)
-	refcounts := make([]byte, (newBlocks+tableClusters)<<h.ClusterBits)
+	p := make([]byte, (newBlocks+tableClusters)<<h.ClusterBits)
+	per := h.RefcountBlockEntries()
 	for i, c := range l.counts {
-		per := h.RefcountBlockEntries()
-		ondisk.SetRefcount(refcounts[int64(i)/per<<h.ClusterBits:], int64(i)%per, h.RefcountOrder, uint64(c))
+		ondisk.SetRefcount(p[int64(i)/per<<h.ClusterBits:], int64(i)%per, h.RefcountOrder, uint64(c))
 	}
 	for i := range newBlocks {
 		l.blocks = append(l.blocks, uint64((used+i)<<h.ClusterBits))
 	}
 	for i, b := range l.blocks {
-		binary.BigEndian.PutUint64(refcounts[newBlocks<<h.ClusterBits+int64(i)*8:], b)
+		binary.BigEndian.PutUint64(p[newBlocks<<h.ClusterBits+int64(i)*8:], b)
 	}
 	h.RefcountTableOffset = uint64((used + newBlocks) << h.ClusterBits)
 	h.RefcountTableClusters = uint32(tableClusters)
-	tail = append(tail, refcounts...)
-	return append(out, tail...), l.grow(tail)
+	tail = append(tail, p...)
+	return tail, l.grow(tail)
 }
 
 // refcountClusters returns how many refcount blocks and how many clusters of a refcount table a file of used clusters gets, which count themselves

@@ -81,6 +81,9 @@ func (o Options) resolve(size int64, compress bool) (*geometry, error) {
 			return nil, err
 		}
 	}
+	if g.DataFileRaw && g.prealloc == formats.PreallocOff { // all of the data file is the disk's
+		g.prealloc = formats.PreallocMetadata
+	}
 	_, err := h.Encode() // whether the names fit
 	return g, err
 }

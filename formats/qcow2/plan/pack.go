@@ -9,7 +9,7 @@ import (
 
 // Levels where none is given.
 const (
-	defaultZlibLevel = 4
+	defaultZlibLevel = 6
 	defaultZstdLevel = 3
 )
 
@@ -32,7 +32,7 @@ func (g *geometry) newPacker() (*packer, error) {
 			level = defaultZstdLevel
 		}
 		p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true))
+			zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithAllLitEntropyCompression(true))
 	} else {
 		level := g.Level
 		if level == 0 {

@@ -23,7 +23,7 @@ func New(ctx context.Context, src block.Device, o formats.CreateOptions, opts Op
 		return nil, err
 	}
 	if g.DataFile != "" {
-		return nil, fmt.Errorf("an image with a data file goes to two files, which cannot be written from front to back: %w", errors.ErrUnsupported)
+		return nil, errDataFile
 	}
 	w := newWriter(ctx, g, src)
 	p := w.plan()
@@ -40,6 +40,9 @@ func New(ctx context.Context, src block.Device, o formats.CreateOptions, opts Op
 	}
 	return p, nil
 }
+
+// errDataFile is what New and NewStream refuse.
+var errDataFile = fmt.Errorf("an image with a data file is two files, which cannot be written from front to back: %w", errors.ErrUnsupported)
 
 // Empty returns an image of o.Size bytes without data, preallocated as opts say; what lies in a data file is not in the plan.
 func Empty(ctx context.Context, o formats.CreateOptions, opts Options) (*segment.Plan, error) {
@@ -69,7 +72,8 @@ func (n nothing) Extents(ctx context.Context, m block.Map, off, size int64, buf 
 type writer struct {
 	*geometry
 	runs       func() iter.Seq2[*run, error] // anew for each pass
-	src        block.Device                  // nil where runs have their bytes
+	src        block.Device                  // nil where runs have their bytes,
+	recycle    func([]byte)                  // which are given back when they have been read
 	keepsZeros bool                          // zeros in data are stored
 	packers    sync.Pool
 	kept       *keeper // nil for none
