@@ -25,6 +25,7 @@ func Driver() formats.Driver {
 		Open:       open,
 		Decode:     decode,
 		Create:     create,
+		Measure:    measure,
 		Options:    &options{Preallocation: string(formats.PreallocOff)},
 	}
 }
@@ -82,6 +83,16 @@ func onDisk(dev block.Device, size int64, p formats.Preallocation) (block.Device
 		return nil, err
 	}
 	return &device{block.Filter{Device: w}}, nil
+}
+
+// measure returns the size of the disk: holes of the file are not told apart.
+func measure(_ context.Context, src block.Device, o formats.CreateOptions) (formats.Measurement, error) {
+	_, err := formats.ParseOptions(Driver().Options.(*options), o.Values)
+	size := o.Size
+	if src != nil {
+		size = src.Size()
+	}
+	return formats.Measurement{Required: size, FullyAllocated: size}, err
 }
 
 func refuseOptions(values map[string]string) error {

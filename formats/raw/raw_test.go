@@ -76,6 +76,19 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+func TestMeasure(t *testing.T) {
+	want := formats.Measurement{Required: 1000, FullyAllocated: 1000}
+	for _, src := range []block.Device{nil, block.NewNull(1000)} {
+		o := formats.CreateOptions{Size: 1000, Values: map[string]string{"preallocation": "full"}}
+		if got, err := raw.Driver().Measure(t.Context(), src, o); err != nil || got != want {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+	if _, err := raw.Driver().Measure(t.Context(), nil, formats.CreateOptions{Values: map[string]string{"x": "1"}}); err == nil {
+		t.Error("an option that does not exist is accepted")
+	}
+}
+
 func TestDecode(t *testing.T) {
 	const unit = 64 << 10
 	data := bytes.Repeat([]byte("x"), unit)
