@@ -49,9 +49,6 @@ func (a *app) amend(ctx context.Context, image string, from reading, values map[
 		if err != nil {
 			return err
 		}
-		if err := checkOptions(a.registry().Lookup(img.Format()), values); err != nil {
-			return err
-		}
 		return d.Amend(ctx, values)
 	})
 }

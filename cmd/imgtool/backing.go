@@ -64,7 +64,7 @@ func (a *app) checkBackingFormat(ctx context.Context, ref formats.Ref) error {
 		return usagef("-F %s: there is no such format; known are %s", ref.Format, strings.Join(a.registry().Names(), ", "))
 	}
 	if err := a.refuses(ctx, ref); err != nil {
-		a.log().Warn("the new image will need --allow-references to be opened: "+err.Error(), "image", ref.From)
+		a.log().Warn("the image will need --allow-references to be opened: "+err.Error(), "image", ref.From)
 	}
 	return nil
 }
