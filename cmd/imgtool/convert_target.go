@@ -138,19 +138,12 @@ func (v *conversion) imageSize(src *origin) int64 {
 func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOptions, t *chain.Target) (int64, error) {
 	d := v.driver
 	fail := func(format string, args ...any) error { return nameFile(src.name(), fmt.Errorf(format, args...)) }
-	holes := v.granule != 0 || o.Compress || o.OneWay || d.Create == nil // a plan leaves out the zeros that it finds
+	p, err := v.plan(ctx, src, o)
+	if err != nil {
+		return 0, err
+	}
 	switch {
-	case src.device != nil && d.Plan != nil && holes:
-		p, err := d.Plan(ctx, src.device, o)
-		if err != nil {
-			return 0, err
-		}
-		return o.Size, v.writePlan(ctx, p, t)
-	case src.stream != nil && d.PlanStream != nil:
-		p, err := d.PlanStream(ctx, src.stream, o)
-		if err != nil {
-			return 0, err
-		}
+	case p != nil:
 		return max(o.Size, 0), v.writePlan(ctx, p, t)
 	case t.Writer != nil && d.Name == rawFormat:
 		return v.writeRaw(ctx, src, t)
@@ -173,6 +166,22 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	}
 	n, err := v.copyTo(ctx, src, dst, !t.InPlace)
 	return n, errors.Join(err, dst.Close())
+}
+
+// plan returns the image as a plan, or nil where it has to be created and written to.
+func (v *conversion) plan(ctx context.Context, src *origin, o formats.CreateOptions) (p *segment.Plan, err error) {
+	d := v.driver
+	holes := v.granule != 0 || o.Compress || o.OneWay || d.Create == nil // a plan leaves out the zeros that it finds
+	switch {
+	case src.device != nil && d.Plan != nil && holes:
+		p, err = d.Plan(ctx, src.device, o)
+	case src.stream != nil && d.PlanStream != nil:
+		p, err = d.PlanStream(ctx, src.stream, o)
+	}
+	if errors.Is(err, errors.ErrUnsupported) && d.Create != nil && !o.Compress && !o.OneWay { // an image of several files
+		return nil, nil
+	}
+	return p, err
 }
 
 func (v *conversion) writeRaw(ctx context.Context, src *origin, t *chain.Target) (int64, error) {
