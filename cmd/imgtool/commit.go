@@ -22,6 +22,12 @@ type committing struct {
 	keep bool
 }
 
+// What a commit can be refused for.
+var (
+	errNoBacking = errors.New("the image has no backing file")
+	errNotBelow  = errors.New("is not among the images below it")
+)
+
 // commitInfo is what was done, in JSON.
 type commitInfo struct {
 	Filename string `json:"filename"`
@@ -112,9 +118,9 @@ func (v *committing) levels(ctx context.Context, top *chain.Image) ([]*chain.Ima
 		ref, ok := backingRef(img)
 		switch {
 		case !ok && v.base == "":
-			return levels, ref, nameError(img, errors.New("the image has no backing file"))
+			return levels, ref, nameError(img, errNoBacking)
 		case !ok:
-			return levels, ref, nameError(top, fmt.Errorf("%s is not among the images below it", v.base))
+			return levels, ref, nameError(top, fmt.Errorf("%s %w", v.base, errNotBelow))
 		}
 		if err := v.gate().Ask(ctx, ref); err != nil {
 			return levels, ref, nameError(img, err)

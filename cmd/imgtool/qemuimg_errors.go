@@ -14,7 +14,7 @@ import (
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/cmd/imgtool/qemuimg"
 	"github.com/imgtool/imgtool/convert"
-	"github.com/imgtool/imgtool/formats/raw"
+	"github.com/imgtool/imgtool/formats"
 )
 
 // finishQemuImg is finish for qemu-img: its texts, and its exit codes only.
@@ -144,7 +144,7 @@ func (a *app) qemuCommandText(err error) string {
 			return "This image format does not support checks"
 		}
 	case "resize":
-		return resizeText(err, unsupported)
+		return resizeText(err, q.Action, unsupported)
 	case "snapshot":
 		return snapshotText(q.Action, q.Operand, missing, unsupported)
 	case "bitmap":
@@ -153,15 +153,24 @@ func (a *app) qemuCommandText(err error) string {
 		if unsupported {
 			return fmt.Sprintf("Could not change the backing file to '%s': Operation not supported", q.Operand)
 		}
+	case "commit":
+		switch {
+		case errors.Is(err, errNoBacking), unsupported:
+			return "Image does not have a backing file"
+		case errors.Is(err, errNotBelow):
+			return fmt.Sprintf("Did not find '%s' in the backing chain of '%s'", q.Operand, q.Typed[q.Written[0]])
+		}
+	case "convert", "create", "measure":
+		return snapshotOrSpaceText(q, missing, unsupported)
 	case "amend":
 		if unsupported {
-			return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(q.Format, raw.Name))
+			return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(q.Format, rawFormat))
 		}
 	}
 	return ""
 }
 
-func resizeText(err error, unsupported bool) string {
+func resizeText(err error, preallocation string, unsupported bool) string {
 	switch {
 	case errors.Is(err, errShorter):
 		return "Use the --shrink option to perform a shrink operation.\nqemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. " +
@@ -170,8 +179,23 @@ func resizeText(err error, unsupported bool) string {
 		return "New image size must be positive"
 	case errors.Is(err, errPreallocate):
 		return "Preallocation can only be used for growing images"
+	case unsupported && preallocation != "" && preallocation != string(formats.PreallocOff):
+		return "Unsupported preallocation mode: " + preallocation
 	case unsupported:
 		return "Image format driver does not support resize"
+	}
+	return ""
+}
+
+// snapshotOrSpaceText is for the commands that may read a snapshot, or make an image.
+func snapshotOrSpaceText(q *qemuimg.Call, missing, unsupported bool) string {
+	switch mode := q.Options["preallocation"]; {
+	case q.Operand != "" && missing:
+		return "Failed to load snapshot: Can't find snapshot"
+	case q.Operand != "" && unsupported:
+		return fmt.Sprintf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", rawFormat)
+	case mode != "" && unsupported:
+		return fmt.Sprintf("%s: error while converting %s: Unsupported preallocation mode: %s", q.Typed[q.Written[0]], q.Format, mode)
 	}
 	return ""
 }

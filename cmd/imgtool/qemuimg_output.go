@@ -29,11 +29,6 @@ func (a *app) printQemuInfo(infos []imageInfo, whole bool, failed error) error {
 	}
 	var images []qemuImage
 	for i, info := range infos {
-		if n := info.VirtualSize; n != nil { // a raw image is whole sectors there, whatever the length of its file
-			if whole, ok := block.RoundUp(*n, sectorSize); ok {
-				info.VirtualSize = &whole
-			}
-		}
 		images = append(images, qemuImage{imageInfo: info})
 		if !a.json {
 			if i > 0 {
@@ -82,6 +77,9 @@ func (a *app) printQemuImage(i imageInfo) {
 // printFormatting says what is about to be made, as qemu-img does: some options even where they are not given, and in an order of its own.
 func (v *creation) printFormatting(size int64) {
 	values := maps.Clone(v.values)
+	if v.qemu.Size >= 0 {
+		size = v.qemu.Size
+	}
 	values["size"] = fmt.Sprint(size)
 	for _, o := range formats.OptionsHelp(v.driver.Options) {
 		switch o.Name {
@@ -93,10 +91,14 @@ func (v *creation) printFormatting(size int64) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Formatting '%s', fmt=%s", v.qemu.Typed[v.qemu.Written[0]], v.driver.Name)
-	for _, name := range []string{
+	order := []string{
 		"encrypt.format", "encrypt.key-secret", "encryption", "cluster_size", "extended_l2", "preallocation", "compression_type", "size", "compat",
 		backingFile, backingFormat, "data_file", "data_file_raw", "lazy_refcounts", "refcount_bits",
-	} {
+	}
+	if v.driver.Name == rawFormat {
+		order = []string{"size", "preallocation"}
+	}
+	for _, name := range order {
 		if value := values[name]; value != "" {
 			fmt.Fprintf(&b, " %s=%s", name, value)
 		}

@@ -97,9 +97,9 @@ func buildMeasure(p *parser) error {
 		return err
 	}
 	p.Options = values
-	p.value("--output-format", p.or(outputFormat, "raw"))
+	p.value("--output-format", p.or(outputFormat, rawFormat))
 	if asks {
-		return p.listOptions(p.or(outputFormat, "raw"))
+		return p.listOptions(p.or(outputFormat, rawFormat))
 	}
 	switch {
 	case len(p.operands) > 1:
@@ -114,8 +114,8 @@ func buildMeasure(p *parser) error {
 	if err := p.sized(size, "--size", "image size"); err != nil {
 		return err
 	}
-	to := p.or(outputFormat, "raw")
-	if _, err := p.driver(to, values, ""); err != nil {
+	to := p.or(outputFormat, rawFormat)
+	if _, err := p.driver(to, values, "", ""); err != nil {
 		if p.knows(to) {
 			err = wrong("%v\nqemu-img: Invalid options for file format '%s'", err, to)
 		}
@@ -166,6 +166,7 @@ func buildResize(p *parser) error {
 	if p.has(preallocation) && !slices.Contains([]string{"off", "metadata", "falloc", "full"}, mode) {
 		return wrong("Invalid preallocation mode '%s'", mode)
 	}
+	p.Action = mode
 	p.pass(preallocation, "--preallocation")
 	p.passFlag(shrink, "--shrink")
 	text := p.operands[1]
@@ -370,7 +371,7 @@ func buildDD(p *parser) error {
 	if f != "" {
 		p.value("--format", f)
 	}
-	if p.Format = p.or(outputFormat, "raw"); !p.knows(p.Format) {
+	if p.Format = p.or(outputFormat, rawFormat); !p.knows(p.Format) {
 		return wrong("Unknown file format")
 	}
 	p.value("--output-format", p.Format)

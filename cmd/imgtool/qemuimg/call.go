@@ -26,7 +26,7 @@ type Call struct {
 	Format  string            // of the new image, or of the one that is looked at or changed; "" to find out
 	Options map[string]string // of the new image, as -o, -b and -F have them; nil where there are none
 	Size    int64             // of the new image in bytes; -1 where it is not given
-	Action  string            // of snapshot: list, apply, create or delete; of bitmap the first
+	Action  string            // of snapshot: list, apply, create or delete; of bitmap the first; of resize the preallocation
 	Source  string            // of bitmap --merge: the last source
 	Operand string            // what the command does to the image: the name of a snapshot or of a bitmap, a backing file
 }

@@ -22,7 +22,7 @@ func buildCreate(p *parser) error {
 	if err != nil {
 		return err
 	}
-	p.Format = p.or(format, "raw")
+	p.Format = p.or(format, rawFormat)
 	p.value("--format", p.Format)
 	if asks {
 		return p.listOptions(p.Format)
@@ -35,7 +35,7 @@ func buildCreate(p *parser) error {
 	if err := p.createSize(name, optionSize); err != nil {
 		return err
 	}
-	if backingFile != "" && p.Format == "raw" {
+	if backingFile != "" && p.Format == rawFormat {
 		return wrong("%s: Backing file not supported for file format 'raw'", name)
 	}
 	img, err := p.open(name, false)
@@ -49,7 +49,7 @@ func buildCreate(p *parser) error {
 	p.Written, p.Creates = []string{img.source}, true
 	p.passFlag(unsafeMode, "--unchecked")
 	p.passBacking(backingFile, backingFmt)
-	if _, err := p.driver(p.Format, values, name+": "); err != nil {
+	if _, err := p.driver(p.Format, values, name+": ", name+": "); err != nil {
 		return err
 	}
 	switch {
@@ -110,7 +110,6 @@ func (p *parser) passBacking(file, format string) {
 const (
 	maxCoroutines = 16
 	maxSparse     = 16 << 20 // bytes
-	sectorSize    = 512      // bytes
 )
 
 func buildConvert(p *parser) error {
@@ -118,7 +117,7 @@ func buildConvert(p *parser) error {
 	if err != nil {
 		return err
 	}
-	p.Format = p.or(outputFormat, "raw")
+	p.Format = p.or(outputFormat, rawFormat)
 	if asks {
 		return p.listOptions(p.Format)
 	}
@@ -148,7 +147,7 @@ func buildConvert(p *parser) error {
 		return err
 	}
 	switch {
-	case backingFile != "" && p.Format == "raw":
+	case backingFile != "" && p.Format == rawFormat:
 		return wrong("Backing file not supported for file format 'raw'")
 	case backingFile != "" && backingFmt == "" && !p.has(noCreate):
 		return wrong("Use of backing file requires explicit backing format")
@@ -156,8 +155,14 @@ func buildConvert(p *parser) error {
 		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.target, p.Format)
 	}
 	if !p.has(noCreate) {
-		if _, err := p.driver(p.Format, values, ""); err != nil {
+		d, err := p.driver(p.Format, values, "", fmt.Sprintf("%s: error while converting %s: ", p.target, p.Format))
+		switch {
+		case err != nil:
 			return err
+		case p.has(compress) && !d.Compresses:
+			return wrong("Compression not supported for this file format")
+		case p.has(bitmaps) && p.Format == rawFormat:
+			return wrong("Format driver '%s' does not support bitmaps", p.Format)
 		}
 	}
 	p.passBacking(backingFile, backingFmt)
@@ -183,9 +188,9 @@ func (p *parser) convertNumbers() error {
 	}
 	if p.has(sparse) {
 		n, err := sizeOf("buffer size for sparse output", p.last(sparse))
-		if err == nil && (n > maxSparse || n%sectorSize != 0) {
+		if err == nil && (n > maxSparse || n%SectorSize != 0) {
 			err = wrong("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up to %d. "+
-				"Select 0 to disable sparse detection (fully allocates output).", sectorSize, maxSparse)
+				"Select 0 to disable sparse detection (fully allocates output).", SectorSize, maxSparse)
 		}
 		if err != nil {
 			return err

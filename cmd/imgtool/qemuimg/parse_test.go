@@ -25,7 +25,7 @@ type rawOptions struct {
 
 // registry lists formats of which the parser needs no more than names and options.
 func registry() formats.Registry {
-	return formats.Registry{{Name: "qcow2", Options: &qcow2Options{}}, {Name: "vmdk"}, {Name: "raw", Options: &rawOptions{}}}
+	return formats.Registry{{Name: "qcow2", Options: &qcow2Options{}, Compresses: true}, {Name: "vmdk"}, {Name: "raw", Options: &rawOptions{}}}
 }
 
 // TestParse pins what imgtool is called with for command lines that programs and people use. Words are separated by blanks.
