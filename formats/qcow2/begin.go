@@ -1,0 +1,122 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
+)
+
+// changeRecorder is told of changes of the disk: what keeps bitmaps.
+type changeRecorder interface {
+	// begin is called once, before the first change, and may write to the image.
+	begin(ctx context.Context) error
+	// changes is called before a range is changed, from many goroutines.
+	changes(off, n int64)
+	// store makes durable what has been recorded, before the image is closed.
+	store(ctx context.Context) error
+}
+
+// prepareWrite reads what writing needs.
+func (d *Device) prepareWrite(ctx context.Context) error {
+	if d.h.IncompatibleFeatures&ondisk.IncompatDirty != 0 {
+		err := d.corrupt("header", 72, "a writer has not ended properly, and the refcounts may be wrong")
+		return block.WithHint(err, repairHint)
+	}
+	caps := d.file.Info().Caps
+	d.grows = caps.Grow
+	d.untouched = d.ceil(d.file.Size())
+	d.l1Dirty = map[int64]bool{}
+	return d.loadRefcounts(ctx)
+}
+
+// beforeChange readies the image for the first change, and records a change of n bytes at off. A call runs.
+func (d *Device) beforeChange(ctx context.Context, off, n int64) error {
+	if !d.begun.Load() {
+		if err := d.beginChanges(ctx); err != nil {
+			return err
+		}
+	}
+	if d.recorder != nil && n > 0 {
+		d.recorder.changes(off, n)
+	}
+	return nil
+}
+
+// beginChanges clears the features that writing makes invalid, durably.
+func (d *Device) beginChanges(ctx context.Context) error {
+	d.beginning.Lock()
+	defer d.beginning.Unlock()
+	if d.begun.Load() {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	kept := ondisk.AutoclearDataFileRaw
+	if d.recorder != nil {
+		kept |= ondisk.AutoclearBitmaps
+		if err := d.recorder.begin(ctx); err != nil {
+			return err
+		}
+	}
+	if d.h.Version >= 3 && d.h.AutoclearFeatures&^kept != 0 {
+		left := d.h.AutoclearFeatures & kept
+		var p [8]byte
+		binary.BigEndian.PutUint64(p[:], left)
+		if err := errors.Join(d.writeFile(ctx, p[:], autoclearField), d.syncFile(ctx)); err != nil {
+			return err
+		}
+		d.h.AutoclearFeatures = left
+	}
+	d.begun.Store(true)
+	return nil
+}
+
+// autoclearField is where in the header autoclear_features lie, in bytes.
+const autoclearField = 88
+
+// Flush implements block.Device.
+func (d *Device) Flush(ctx context.Context) error {
+	if err := d.calls.begin(ctx); err != nil {
+		return err
+	}
+	defer d.calls.end()
+	if !d.writable {
+		return nil
+	}
+	return d.flush(ctx)
+}
+
+// flush makes durable what was changed before.
+func (d *Device) flush(ctx context.Context) error {
+	d.synced.Do(func() {
+		d.committing.Lock()
+		d.unsynced = false
+		d.committing.Unlock()
+	})
+	return d.commit(ctx, true)
+}
+
+// finish writes what is still in memory, when no other call runs and none will. It waits for the disk only where the order of writes asks for it.
+func (d *Device) finish() error {
+	if !d.writable || d.broken() != nil {
+		return nil
+	}
+	ctx := context.Background()
+	var err error
+	if d.recorder != nil && d.begun.Load() {
+		err = d.recorder.store(ctx)
+	}
+	if err := errors.Join(err, d.commit(ctx, false)); err != nil {
+		return err
+	}
+	d.freed.mu.Lock()
+	var rest []span
+	for _, r := range d.freed.ripening {
+		rest = append(rest, r.span)
+	}
+	d.freed.ripening = nil
+	d.freed.mu.Unlock()
+	return errors.Join(d.release(ctx, rest), d.refs.write(ctx))
+}
