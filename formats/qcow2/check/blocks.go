@@ -40,6 +40,8 @@ func (c *checker) judgeBlock(b blockRef, e uint64, at int64) {
 		c.seen.rebuild = true
 	}
 	switch {
+	case b.off&(c.h.ClusterSize()-1) != 0:
+		c.badBlock(&b, at, "entry %#x leads to a refcount block that does not begin with a cluster", e)
 	case b.off < 0:
 		c.badBlock(&b, at, "entry %#x leads to a refcount block where no file can be", e)
 	case b.off >= c.size:
@@ -47,8 +49,6 @@ func (c *checker) judgeBlock(b blockRef, e uint64, at int64) {
 		b.state = blockAbsent
 	case b.off == 0:
 		b.state = blockAbsent
-	case b.off&(c.h.ClusterSize()-1) != 0:
-		c.badBlock(&b, at, "entry %#x leads to a refcount block that does not begin with a cluster", e)
 	}
 	c.seen.rebuild = c.seen.rebuild || b.state != blockGood
 	c.places.blocks = append(c.places.blocks, b)

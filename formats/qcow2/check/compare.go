@@ -86,26 +86,32 @@ func (c *checker) compareCount(cluster int64, have, used, flags, most uint64) {
 	}
 }
 
-// compareUncounted judges the clusters of the window for which there is no refcount block.
+// compareUncounted judges the clusters of the window for which there is no refcount block, or none that can be read.
 func (c *checker) compareUncounted(per int64) {
-	known := map[int64]bool{}
+	state := map[int64]blockState{}
 	for _, b := range c.places.blocks {
-		if b.state != blockAbsent && c.counts.contains(b.index*per) {
-			known[b.index] = true
+		if c.counts.contains(b.index * per) {
+			state[b.index] = b.state
 		}
 	}
-	zeros := make([]uint64, 1)
+	zero := make([]uint64, 1)
 	for _, k := range c.counts.pages() {
 		for cluster := k << pageBits; cluster < min((k+1)<<pageBits, c.end); cluster++ {
-			if known[cluster/per] {
+			s, found := state[cluster/per]
+			if found && s == blockGood {
 				if per >= pageClusters {
 					break
 				}
 				continue
 			}
-			if used, _ := c.counts.get(cluster); used > 0 {
+			used, _ := c.counts.get(cluster)
+			switch {
+			case used == 0:
+			case found && s == blockBad:
+				c.seen.highest = max(c.seen.highest, cluster)
+			default:
 				c.seen.rebuild = true
-				c.compareCounts(cluster, zeros, nil, nil)
+				c.compareCounts(cluster, zero, nil, nil)
 			}
 		}
 	}

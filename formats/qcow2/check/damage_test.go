@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,8 +58,11 @@ func damage(t testing.TB, img []byte, r *rand.Rand) string {
 	h, err := ondisk.ParseHeader(img[:min(len(img), 1<<16)])
 	must(t, err)
 	be, cs := binary.BigEndian, uint64(h.ClusterSize())
-	// entry returns the place of an entry that is not zero in the table of n bytes at off.
+	// entry returns the place of an entry that is not zero in the table of n bytes at off, or in the header where earlier damage has moved the table away.
 	entry := func(off, n uint64) uint64 {
+		if off > uint64(len(img)) || n > uint64(len(img))-off {
+			return 16 // the length of the name of the backing file, and cluster_bits
+		}
 		at := off
 		for range 200 {
 			at = off + r.Uint64N(n/8)*8
@@ -94,12 +98,12 @@ func damage(t testing.TB, img []byte, r *rand.Rand) string {
 	}
 	switch what := r.IntN(10); {
 	case what < 5:
-		if off := l2(); off != 0 {
+		if off := l2(); off != 0 && off < uint64(len(img)) {
 			at := entry(off, cs)
 			return change("L2 entry", at, wild(be.Uint64(img[at:])))
 		}
 	case what < 8:
-		if off := block(); off != 0 {
+		if off := block(); off != 0 && off+cs <= uint64(len(img)) {
 			i, n := int64(r.Uint64N(min(uint64(len(img))/cs, uint64(h.RefcountBlockEntries())))), h.RefcountOrder
 			old := ondisk.Refcount(img[off:], i, n)
 			v := r.Uint64N(4) & ondisk.MaxRefcount(n)
@@ -114,13 +118,17 @@ func damage(t testing.TB, img []byte, r *rand.Rand) string {
 	return change("refcount table entry", at, wild(be.Uint64(img[at:])))
 }
 
+// rounds returns how many rounds of a random test to make.
+func rounds(n int) int {
+	if os.Getenv("IMGTOOL_SOAK") != "" {
+		return 20 * n
+	}
+	return n
+}
+
 func TestDamage(t *testing.T) {
 	peers.Need(t, "qemu-img")
 	peers.Need(t, "qemu-io")
-	rounds := 6
-	if os.Getenv("IMGTOOL_SOAK") != "" {
-		rounds = 300
-	}
 	for n, rec := range recipes {
 		t.Run(rec.name, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +144,7 @@ func TestDamage(t *testing.T) {
 			if r, _, _ := run(t, name, formats.RepairNothing); asTheirs(r) != want {
 				t.Fatalf("%+v\nqemu-img has\n%+v", asTheirs(r), want)
 			}
-			for seed := range uint64(rounds) {
+			for seed := range uint64(rounds(6)) {
 				r := rand.New(rand.NewPCG(seed, uint64(n)))
 				img := append([]byte(nil), sound...)
 				var done []string
@@ -167,7 +175,7 @@ func tryDamaged(t *testing.T, name string, img []byte, what string) {
 		}
 		theirs, want := qemuCheck(t, name, args...)
 		got := code(ours, err)
-		if !agree(how, got, want, afterCode) {
+		if zeroInV2 := got == 2 && img[7] == 2 && slices.ContainsFunc(told, hasZeroFlag); !zeroInV2 && !agree(how, got, want, afterCode) {
 			t.Errorf("%s\nrepair %d: code %d, qemu-img has %d: %+v %v; %+v\nqemu-img: %+v\nof ours: %+v",
 				what, how, got, want, asTheirs(ours), err, told[:min(len(told), 8)], theirs, after)
 		}
@@ -188,9 +196,16 @@ func agree(how formats.Repair, got, want, after int) bool {
 		return got == want || want == 1 && got == 2 && after == 2
 	case formats.RepairAll:
 		// Some of what qemu-img leaves is repaired, and where it fails we need not.
-		return got == want && after == got || got == 0 && after == 0
+		return got == want && after == got || got == 0 && after == 0 || got == 2 && want == 1 && after == 2
 	}
 	return got == want
+}
+
+// hasZeroFlag reports whether a problem is an L2 entry with bit 0 set. qemu-img does not mind it in version 2 when it checks, but when it reads.
+func hasZeroFlag(p formats.Problem) bool {
+	var entry uint64
+	_, err := fmt.Sscanf(p.Text, "entry %v has reserved bits set", &entry)
+	return err == nil && p.Part == partL2 && entry&ondisk.Zero != 0
 }
 
 // content returns what the disk holds, and whether qemu-img can read it. The image may be changed by that.

@@ -76,22 +76,24 @@ func (c *checker) rebuild(f findings) error {
 	return c.readPlaces()
 }
 
-// plan finds out which blocks are needed, and where they go.
+// plan finds out which blocks are needed, and where they go: behind what is in use, and behind what is counted, if only by mistake.
 func (c *checker) plan(f findings) (layout, error) {
 	per := c.h.RefcountBlockEntries()
 	most := int64(ondisk.MaxRefcountTableBytes / 8)
 	needed := map[int64]bool{}
+	highest := f.highest
 	err := c.windows(true, func() error {
 		for _, k := range c.counts.pages() {
-			for cluster := k << pageBits; cluster < (k+1)<<pageBits; {
-				if n, _ := c.counts.get(cluster); n > 0 && cluster/per < most {
-					needed[cluster/per] = true
-					cluster = (cluster/per + 1) * per
-					continue
-				} else if n > 0 {
+			for cluster := k << pageBits; cluster < (k+1)<<pageBits; cluster++ {
+				n, _ := c.counts.get(cluster)
+				switch {
+				case n == 0:
+				case cluster/per >= most:
 					return errTooLarge()
+				default:
+					needed[cluster/per] = true
+					highest = max(highest, cluster)
 				}
-				cluster++
 			}
 		}
 		return nil
@@ -106,7 +108,7 @@ func (c *checker) plan(f findings) (layout, error) {
 			}
 		}
 	}
-	l := layout{first: f.highest + 1}
+	l := layout{first: highest + 1}
 	for {
 		l.blocks = slices.Sorted(maps.Keys(needed))
 		l.table = clustersOf((l.blocks[len(l.blocks)-1]+1)*8, c.h)

@@ -21,13 +21,11 @@ func (c *checker) repair(how formats.Repair) (formats.CheckResult, error) {
 	if err := c.look(); err != nil {
 		return c.seen.CheckResult, err
 	}
-	before := c.seen
-	c.tell, c.muted, c.quiet = tell, true, true
-	err := c.mend(how)
-	c.muted = false
-	if err != nil {
-		return before.CheckResult, err
+	before := c.seen.CheckResult
+	if err := c.mend(how, tell); err != nil {
+		return before, err
 	}
+	c.tell = tell
 	if err := c.look(); err != nil {
 		return c.seen.CheckResult, err
 	}
@@ -35,33 +33,49 @@ func (c *checker) repair(how formats.Repair) (formats.CheckResult, error) {
 	r.LeaksFixed = max(0, before.Leaks-r.Leaks)
 	r.CorruptionsFixed = max(0, before.Corruptions-r.Corruptions)
 	if r.Corruptions == 0 && r.CheckErrors == 0 {
-		err = c.markClean()
+		return r, c.markClean()
 	}
-	return r, err
+	return r, nil
 }
 
 // mend puts right what the look before has found. Counts go up before anything else happens, and down when nothing refers any more to what they
 // count; in between everything is durable.
-func (c *checker) mend(how formats.Repair) error {
-	f := c.seen
+func (c *checker) mend(how formats.Repair, tell func(formats.Problem)) error {
 	all := how == formats.RepairAll
-	if f.Leaks == 0 && f.Corruptions == 0 || f.rebuild && !all {
+	if c.seen.Leaks == 0 && c.seen.Corruptions == 0 || c.seen.rebuild && !all {
 		return nil
 	}
 	if err := c.clearAutoclear(); err != nil {
 		return err
 	}
-	if all {
-		if err := c.mendCorruptions(f); err != nil {
+	if c.seen.rebuild {
+		c.tell = tell
+		if err := c.rebuild(c.seen); err != nil {
+			return err
+		}
+		c.tell = nil
+		if err := c.look(); err != nil { // without the old table much else may be right
+			return err
+		}
+	}
+	c.tell, c.muted = tell, true
+	defer func() { c.muted = false }()
+	f := c.seen
+	if all && f.raise > 0 {
+		if err := c.setCounts(func(stored, used uint64) uint64 { return max(stored, used) }); err != nil {
+			return err
+		}
+	}
+	if all && f.clear > 0 {
+		if err := c.editTables(c.clearEntries); err != nil {
+			return err
+		}
+		if err := c.dev.Flush(c.ctx); err != nil {
 			return err
 		}
 	}
 	if !f.hidden {
-		lower := func(stored, used uint64) uint64 { return min(stored, used) }
-		if err := c.windows(false, func() error { return c.compare(lower) }); err != nil {
-			return err
-		}
-		if err := c.dev.Flush(c.ctx); err != nil {
+		if err := c.setCounts(func(stored, used uint64) uint64 { return min(stored, used) }); err != nil {
 			return err
 		}
 	}
@@ -80,26 +94,9 @@ func (c *checker) mend(how formats.Repair) error {
 	return c.dev.Flush(c.ctx)
 }
 
-// mendCorruptions raises counts and clears entries.
-func (c *checker) mendCorruptions(f findings) error {
-	switch {
-	case f.rebuild:
-		if err := c.rebuild(f); err != nil {
-			return err
-		}
-	case f.raise > 0:
-		raise := func(stored, used uint64) uint64 { return max(stored, used) }
-		if err := c.windows(false, func() error { return c.compare(raise) }); err != nil {
-			return err
-		}
-		if err := c.dev.Flush(c.ctx); err != nil {
-			return err
-		}
-	}
-	if f.clear == 0 {
-		return nil
-	}
-	if err := c.editTables(c.clearEntries); err != nil {
+// setCounts changes the counts of the image durably.
+func (c *checker) setCounts(fix change) error {
+	if err := c.windows(false, func() error { return c.compare(fix) }); err != nil {
 		return err
 	}
 	return c.dev.Flush(c.ctx)
@@ -123,7 +120,7 @@ func (c *checker) clearEntries(t tableRef, data []byte) error {
 			binary.BigEndian.PutUint64(data[i+8:], uint64(fixed.bitmap))
 		}
 		changed.add(i, i+step)
-		c.say(formats.Problem{Kind: formats.Corruption, Part: partL2, Off: e.at, Fixed: true}, "%s: entry %#x is %#x now", e.wrongs(fixed), e.bits, fixed.bits)
+		c.say(formats.Problem{Kind: formats.Corruption, Part: partL2, Off: e.at, Fixed: true}, "%s: entry %#x %#x is %#x %#x now", e.wrongs(fixed), e.bits, e.bitmap, fixed.bits, fixed.bitmap)
 	}
 	if !changed.any() {
 		return nil
