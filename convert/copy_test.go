@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/block/blocktest"
 )
 
 func TestCopyRandomLayouts(t *testing.T) {
@@ -279,6 +280,53 @@ func BenchmarkCopy(b *testing.B) {
 	for b.Loop() {
 		if _, err := Copy(b.Context(), src, dst, Options{ZeroGranule: DefaultZeroGranule}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestCopyToAFullDisk has a target that takes so many bytes and no more.
+func TestCopyToAFullDisk(t *testing.T) {
+	full := errors.New("no space left on device")
+	src := newSparse(bytes.Repeat([]byte{1}, 1<<20))
+	for name, run := range map[string]func(dst block.Device) error{
+		"copy": func(dst block.Device) error {
+			_, err := Copy(t.Context(), src, dst, Options{Workers: 4, Request: 4096})
+			return err
+		},
+		"stream": func(dst block.Device) error {
+			_, err := CopyStream(t.Context(), &runs{data: src.data, step: 1000}, dst, Options{Workers: 4, Request: 4096})
+			return err
+		},
+		"commit": func(dst block.Device) error {
+			_, err := Commit(t.Context(), src, dst, Options{Workers: 4, Request: 4096})
+			return err
+		},
+	} {
+		dst := blocktest.NewFaulty(block.NewMemory(1<<20), blocktest.Fault{Ops: blocktest.OpWrite, Bytes: 300000, Err: full})
+		var at *Error
+		if err := run(dst); !errors.Is(err, full) || !errors.As(err, &at) || at.Op != Write {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestLimits checks that buffers keep the budget, whatever is asked for.
+func TestLimits(t *testing.T) {
+	long := packed{block.Filter{Device: block.NewMemory(1)}, 64 << 20}
+	for _, memory := range []int64{0, 1, 64 << 10, 1 << 20, 1 << 30} {
+		for _, workers := range []int{0, 1, 16, 1000} {
+			for _, request := range []int64{0, 512, 1 << 20, 1 << 30} {
+				for buffers := range int64(3) {
+					w, r := Options{Workers: workers, Request: request, Memory: memory}.limits(buffers+1, long)
+					budget := max(memory, minRequest*(buffers+1))
+					if memory == 0 {
+						budget = DefaultMemory
+					}
+					if w < 1 || r < 1 || int64(w)*r*(buffers+1) > budget {
+						t.Errorf("memory %d, %d workers, requests of %d, %d buffers: %d workers with %d", memory, workers, request, buffers+1, w, r)
+					}
+				}
+			}
 		}
 	}
 }
