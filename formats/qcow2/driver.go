@@ -34,6 +34,7 @@ func Driver() formats.Driver {
 		PlanStream:  planStream,
 		Measure:     measure,
 		Check:       check.Check,
+		Compresses:  true,
 		Options:     plan.Defaults(),
 		OpenOptions: &Options{},
 	}
