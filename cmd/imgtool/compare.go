@@ -83,7 +83,7 @@ func (a *app) compared(r convert.Result) error {
 			return err
 		}
 	} else if !a.quiet {
-		if r.SizeA != r.SizeB && r.Difference != convert.Size {
+		if r.SizeA != r.SizeB && r.Difference != convert.Size && (!differ || r.Off >= min(r.SizeA, r.SizeB)) {
 			a.printf("Warning: Image size mismatch!")
 		}
 		a.printf("%s", map[convert.Difference]string{

@@ -81,7 +81,11 @@ func (a *app) qemuOpening(name, cause string) string {
 	}
 	target := slices.Contains(a.qemu.Written, name)
 	switch {
-	case target && a.qemu.Command == "create":
+	case a.qemu.Command == "create" && !target:
+		return fmt.Sprintf("%s: %s\nCould not open backing image.", a.qemu.Typed[a.qemu.Written[0]], cause)
+	case a.qemu.Command == "rebase" && !target:
+		return fmt.Sprintf("Could not open new backing file '%s': %s", a.qemu.Operand, cause)
+	case a.qemu.Command == "create":
 		return typed + ": " + strings.Replace(cause, "Could not open", "Could not create", 1)
 	case target && a.qemu.Command == "convert" && a.qemu.Creates:
 		return fmt.Sprintf("%s: error while converting %s: %s", typed, a.qemu.Format, strings.Replace(cause, "Could not open", "Could not create", 1))
@@ -102,7 +106,7 @@ func (a *app) qemuCause(e *chain.Error) string {
 		}
 		return fmt.Sprintf("Failed to get %s lock\nIs another process using the image [%s]?", lock, e.Name)
 	case errors.Is(e.Err, block.ErrNotFormat):
-		return fmt.Sprintf("Image is not in %s format", a.qemu.Format)
+		return fmt.Sprintf("Image is not in %s format", a.qemu.Formats[e.Name])
 	case errors.Is(e.Err, fs.ErrNotExist), errors.As(e.Err, &errno) && !errors.Is(e.Err, errors.ErrUnsupported):
 		return fmt.Sprintf("Could not open '%s': %s", e.Name, strerror(e.Err))
 	}
@@ -161,7 +165,7 @@ func (a *app) qemuCommandText(err error) string {
 			return fmt.Sprintf("Did not find '%s' in the backing chain of '%s'", q.Operand, q.Typed[q.Written[0]])
 		}
 	case "convert", "create", "measure":
-		return snapshotOrSpaceText(q, missing, unsupported)
+		return snapshotOrSpaceText(err, q, missing, unsupported)
 	case "amend":
 		if unsupported {
 			return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(q.Format, rawFormat))
@@ -188,8 +192,12 @@ func resizeText(err error, preallocation string, unsupported bool) string {
 }
 
 // snapshotOrSpaceText is for the commands that may read a snapshot, or make an image.
-func snapshotOrSpaceText(q *qemuimg.Call, missing, unsupported bool) string {
+func snapshotOrSpaceText(err error, q *qemuimg.Call, missing, unsupported bool) string {
 	switch mode := q.Options["preallocation"]; {
+	case q.Action != "" && unsupported:
+		return "Source lacks bitmap support"
+	case len(q.Written) > 0 && !q.Creates && errors.As(err, new(*block.RangeError)):
+		return "output file is smaller than input file"
 	case q.Operand != "" && missing:
 		return "Failed to load snapshot: Can't find snapshot"
 	case q.Operand != "" && unsupported:

@@ -68,11 +68,8 @@ func (p *parser) compareImages() error {
 		if p.has(o.key) {
 			img.format = p.last(o.key)
 		}
-		if !p.knows(img.format) {
-			return cannotOpen(typed, fmt.Sprintf("Unknown driver '%s'", img.format))
-		}
-		if img.format != "" {
-			p.value(o.flag, img.format)
+		if err := p.passFormat(o.flag, img, typed); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -203,6 +200,9 @@ func buildRebase(p *parser) error {
 	}
 	p.Share = false // it is about the files below, and an image that is written has its locks
 	p.Operand = p.last(backing)
+	if p.Operand != "" && !p.has(backingFormat) {
+		return wrong("Could not change the backing file to '%s': backing format must be specified", p.Operand)
+	}
 	p.passFlag(unsafeMode, "--unsafe")
 	p.value("--backing", p.Operand)
 	if p.Operand != "" {
@@ -289,8 +289,9 @@ func buildBitmap(p *parser) error {
 			return err
 		}
 		p.value("--source", img.chain)
-		if f := p.or(sourceFormat, img.format); f != "" {
-			p.value("--source-format", f)
+		img.format = p.or(sourceFormat, img.format)
+		if err := p.passFormat("--source-format", img, p.last(sourceFile)); err != nil {
+			return err
 		}
 	}
 	p.Operand = p.operands[1]
@@ -364,12 +365,9 @@ func buildDD(p *parser) error {
 	if err != nil {
 		return err
 	}
-	f := p.or(format, from.format)
-	if !p.knows(f) {
-		return cannotOpen(given["if"], fmt.Sprintf("Unknown driver '%s'", f))
-	}
-	if f != "" {
-		p.value("--format", f)
+	from.format = p.or(format, from.format)
+	if err := p.passFormat("--format", from, given["if"]); err != nil {
+		return err
 	}
 	if p.Format = p.or(outputFormat, rawFormat); !p.knows(p.Format) {
 		return wrong("Unknown file format")

@@ -22,11 +22,12 @@ type Call struct {
 	Written []string          // paths of images that are written
 	Creates bool              // what is written is made anew
 	Typed   map[string]string // names of images as they were typed, by their paths
+	Formats map[string]string // of images that are opened, by their paths, where they are given
 
 	Format  string            // of the new image, or of the one that is looked at or changed; "" to find out
 	Options map[string]string // of the new image, as -o, -b and -F have them; nil where there are none
 	Size    int64             // of the new image in bytes; -1 where it is not given
-	Action  string            // of snapshot: list, apply, create or delete; of bitmap the first; of resize the preallocation
+	Action  string            // of snapshot: list, apply, create or delete; of bitmap the first; of convert bitmaps, perhaps; of resize the preallocation
 	Source  string            // of bitmap --merge: the last source
 	Operand string            // what the command does to the image: the name of a snapshot or of a bitmap, a backing file
 }
@@ -50,7 +51,7 @@ type parser struct {
 
 // Parse understands a command line without the name of the program, for the formats that there are. Every error is an *Error.
 func Parse(args []string, registry formats.Registry) (*Call, error) {
-	c := &Call{Size: -1, Typed: map[string]string{}}
+	c := &Call{Size: -1, Typed: map[string]string{}, Formats: map[string]string{}}
 	g, rest, err := getopt(args, globals(), "", true)
 	switch {
 	case err != nil:
@@ -177,13 +178,20 @@ func (p *parser) image(i int, write bool) error {
 	if p.has(format) {
 		img.format = p.last(format)
 	}
-	if !p.knows(img.format) {
+	p.Format = img.format
+	return p.passFormat("--format", img, typed)
+}
+
+// passFormat passes the format of an image that was typed so.
+func (p *parser) passFormat(flag string, img image, typed string) error {
+	switch {
+	case img.format == "":
+		return nil
+	case !p.knows(img.format):
 		return cannotOpen(typed, fmt.Sprintf("Unknown driver '%s'", img.format))
 	}
-	p.Format = img.format
-	if img.format != "" {
-		p.value("--format", img.format)
-	}
+	p.Formats[img.source] = img.format
+	p.value(flag, img.format)
 	return nil
 }
 

@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -174,6 +173,9 @@ func buildConvert(p *parser) error {
 	} {
 		p.passFlag(f.key, f.flag)
 	}
+	if p.has(bitmaps) {
+		p.Action = bitmaps
+	}
 	p.pass(cache, "--cache")
 	return p.passSnapshot()
 }
@@ -226,25 +228,24 @@ func (p *parser) convertChecks(created int) error {
 
 // convertSources replaces the names of the sources, and passes their format.
 func (p *parser) convertSources() error {
-	formats := []string{}
+	seen := map[string]bool{}
 	for i, name := range p.operands[:len(p.operands)-1] {
 		img, err := p.open(name, p.has(imageOpts))
 		if err != nil {
 			return err
 		}
 		p.operands[i] = img.chain
-		f := p.or(format, img.format)
-		if !p.knows(f) {
-			return cannotOpen(name, fmt.Sprintf("Unknown driver '%s'", f))
+		img.format = p.or(format, img.format)
+		if seen[img.format] {
+			continue
 		}
-		formats = append(formats, f)
+		if err := p.passFormat("--format", img, name); err != nil {
+			return err
+		}
+		seen[img.format] = true
 	}
-	formats = slices.Compact(formats)
-	switch {
-	case len(formats) > 1:
+	if len(seen) > 1 {
 		return wrong("sources of different formats together are not supported")
-	case formats[0] != "":
-		p.value("--format", formats[0])
 	}
 	return nil
 }
@@ -270,6 +271,7 @@ func (p *parser) convertTarget() error {
 	}
 	if p.Format != "" {
 		p.value("--output-format", p.Format)
+		p.Formats[img.source] = p.Format
 	}
 	p.operands[last] = img.chain
 	p.Written, p.Creates = []string{img.source}, !p.has(noCreate)

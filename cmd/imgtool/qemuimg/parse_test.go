@@ -70,7 +70,7 @@ func TestParse(t *testing.T) {
 		{"resize --shrink -q -f raw a +1k", "resize -q --shrink --format=raw -- a +1024"},
 		{"resize --prea=falloc a 1M", "resize --preallocation=falloc -- a 1048576"},
 		{"rebase -u -F raw -b b a", "rebase --unsafe --backing=b --backing-format=raw -- a"},
-		{"rebase -U -b x -p -t none -T writeback a", "rebase --progress --backing=x -- a"},
+		{"rebase -U -b x -F raw -p -t none -T writeback a", "rebase --progress --backing=x --backing-format=raw -- a"},
 		{"commit -b x -d -p -r 1M a", "commit --progress --base=x --keep -- a"},
 		{"snapshot -l a", "snapshot --list -- a"},
 		{"snapshot a", "snapshot --list -- a"},
