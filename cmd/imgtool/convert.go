@@ -106,7 +106,7 @@ func (v *conversion) flags(c *cobra.Command) {
 	f.BoolVarP(&v.compress, "compress", "c", false, "compress the data of the target")
 	f.StringVarP(&v.backing, "backing", "B", "", "backing file of the target, which is not copied; a relative name is looked up from the target's folder")
 	f.StringVarP(&v.backingFormat, "backing-format", "F", "", "format of that backing file")
-	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything")
+	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything, but not with -c or -B")
 	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor")
 	f.VarP(&v.rate, "rate", "r", "bytes that are read from the source in a second; 0 for as many as can be")
 	f.BoolVarP(&v.inPlace, "no-create", "n", false, "write into the image that TARGET is, which must be large enough and keeps its size")

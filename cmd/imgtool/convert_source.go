@@ -19,6 +19,7 @@ type origin struct {
 	device   block.Device
 	stream   block.Stream
 	salvages []*convert.Salvage // of the images, with --salvage
+	bitmaps  []formats.Bitmap   // to be copied
 }
 
 // name returns what messages about all sources call them.
@@ -50,7 +51,14 @@ func (v *conversion) openSources(ctx context.Context, names []string) (*origin, 
 		}
 		s.images = append(s.images, img)
 	}
-	if err := v.join(s); err != nil {
+	var err error
+	if v.bitmaps {
+		s.bitmaps, err = v.findBitmaps(s.images[0])
+	}
+	if err == nil {
+		err = v.join(s)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil

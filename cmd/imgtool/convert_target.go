@@ -171,7 +171,7 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 // plan returns the image as a plan, or nil where it has to be created and written to.
 func (v *conversion) plan(ctx context.Context, src *origin, o formats.CreateOptions) (p *segment.Plan, err error) {
 	d := v.driver
-	holes := v.granule != 0 || o.Compress || o.OneWay || d.Create == nil // a plan leaves out the zeros that it finds
+	holes := v.granule != 0 || o.Compress || o.OneWay || v.backing != "" || d.Create == nil // a plan leaves out the zeros that it finds
 	switch {
 	case src.device != nil && d.Plan != nil && holes:
 		p, err = d.Plan(ctx, src.device, o)
@@ -261,30 +261,38 @@ func (v *conversion) compare(ctx context.Context, src *origin, open func() (*cha
 	return err
 }
 
-// copyBitmaps gives the target the bitmaps of the source.
-func (v *conversion) copyBitmaps(ctx context.Context, src *origin, dst block.Device) error {
-	img := src.images[0]
+// findBitmaps returns the bitmaps of the source that are to be copied.
+func (v *conversion) findBitmaps(img *chain.Image) (list []formats.Bitmap, err error) {
 	from, err := feature[formats.BitmapKeeper](img, "keeps no bitmaps")
 	if err != nil {
-		return err
-	}
-	to, ok := block.As[formats.BitmapKeeper](dst)
-	if !ok {
-		return usagef("--bitmaps: format %s keeps none", v.driver.Name)
+		return nil, err
 	}
 	for _, b := range from.Bitmaps() {
-		if b.InUse {
-			if !v.skipBroken {
-				err := fmt.Errorf("bitmap %q is not complete: the program that wrote the image last has not ended properly", b.Name)
-				return block.WithHint(nameError(img, err), "--skip-broken-bitmaps leaves it out")
-			}
+		switch {
+		case !b.InUse:
+			list = append(list, b)
+		case v.skipBroken:
 			v.log().Warn("a bitmap that is not complete is left out", "image", img.Name(), "bitmap", b.Name)
-			continue
+		default:
+			err := fmt.Errorf("bitmap %q is not complete: the program that wrote the image last has not ended properly", b.Name)
+			return nil, block.WithHint(nameError(img, err), "--skip-broken-bitmaps leaves it out")
 		}
-		if err := to.AddBitmap(ctx, b.Name, b.Granularity, b.Enabled); err != nil {
-			return fmt.Errorf("bitmap %q: %w", b.Name, err)
+	}
+	return list, nil
+}
+
+// copyBitmaps gives the target the bitmaps of the source.
+func (v *conversion) copyBitmaps(ctx context.Context, src *origin, dst block.Device) error {
+	to, ok := block.As[formats.BitmapKeeper](dst)
+	if !ok {
+		return usagef("--bitmaps: the target keeps none")
+	}
+	for _, b := range src.bitmaps {
+		err := to.AddBitmap(ctx, b.Name, b.Granularity, b.Enabled)
+		if err == nil {
+			err = to.MergeBitmap(ctx, b.Name, src.images[0].Device, b.Name)
 		}
-		if err := to.MergeBitmap(ctx, b.Name, img.Device, b.Name); err != nil {
+		if err != nil {
 			return fmt.Errorf("bitmap %q: %w", b.Name, err)
 		}
 	}
