@@ -11,6 +11,7 @@ import (
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/raw"
 	"github.com/imgtool/imgtool/internal/sizes"
 )
 
@@ -101,6 +102,9 @@ func (v *resizing) run(ctx context.Context, image string, sign, n int64) error {
 			return errNotPositive
 		}
 		info = resizeInfo{img.Name(), img.Format(), old, size}
+		if img.Format() != raw.Name && size%sectorSize != 0 {
+			return fmt.Errorf("%d bytes: the new size must be a multiple of %d", size, sectorSize)
+		}
 		return v.resize(ctx, img.Device, size)
 	})
 	switch {
