@@ -104,7 +104,7 @@ func (a *app) qemuCause(e *chain.Error) string {
 		if slices.Contains(a.qemu.Written, e.Name) {
 			lock = `"write"`
 		}
-		return fmt.Sprintf("Failed to get %s lock\nIs another process using the image [%s]?", lock, e.Name)
+		return lockText(lock, e.Name)
 	case errors.Is(e.Err, block.ErrNotFormat):
 		return fmt.Sprintf("Image is not in %s format", a.qemu.Formats[e.Name])
 	case errors.Is(e.Err, fs.ErrNotExist), errors.As(e.Err, &errno) && !errors.Is(e.Err, errors.ErrUnsupported):
@@ -134,6 +134,7 @@ func strerror(err error) string {
 // qemuCommandText returns what a command of qemu-img says of an error, or "" where it has no words of its own.
 func (a *app) qemuCommandText(err error) string {
 	q := a.qemu
+	var named *chain.Error
 	var errno syscall.Errno
 	opened := !errors.As(err, &errno) && !errors.Is(err, block.ErrBusy) // and not found wanting by the system
 	missing := opened && errors.Is(err, fs.ErrNotExist)
@@ -159,6 +160,8 @@ func (a *app) qemuCommandText(err error) string {
 		}
 	case "commit":
 		switch {
+		case errors.Is(err, block.ErrBusy) && errors.As(err, &named) && named.Name != q.Written[0]:
+			return lockText(`"write"`, named.Name)
 		case errors.Is(err, errNoBacking), unsupported:
 			return "Image does not have a backing file"
 		case errors.Is(err, errNotBelow):
@@ -172,6 +175,10 @@ func (a *app) qemuCommandText(err error) string {
 		}
 	}
 	return ""
+}
+
+func lockText(lock, name string) string {
+	return fmt.Sprintf("Failed to get %s lock\nIs another process using the image [%s]?", lock, name)
 }
 
 func resizeText(err error, preallocation string, unsupported bool) string {
