@@ -153,14 +153,13 @@ func (d *Device) entry(s *slice, i int, guest int64) (entry, error) {
 	}
 	e.host, e.copied = int64(word&ondisk.OffsetMask), word&ondisk.Copied != 0
 	e.hasPlace = e.host != 0 || d.h.HasDataFile() && e.copied
+	e.copied = e.copied && e.hasPlace // as QEMU has it
 	e.kind = unallocated
 	switch {
 	case word&ondisk.L2Reserved != 0 || e.host&(d.clusterSize-1) != 0:
 		return bad("%#x cannot be", word)
 	case word&ondisk.Zero != 0 && (d.h.Version < 3 || d.extended()):
 		return bad("%#x is of a zero cluster, which this image cannot have", word)
-	case e.copied && !e.hasPlace:
-		return bad("%#x has no place and may be written in place", word)
 	case e.alloc&e.zero != 0:
 		return bad("subclusters %#x are allocated and zero at once", e.alloc&e.zero)
 	case e.alloc != 0 && !e.hasPlace:
