@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/gz"
+	"github.com/imgtool/imgtool/formats/qcow2"
 	"github.com/imgtool/imgtool/formats/raw"
 )
 
@@ -12,6 +13,7 @@ import (
 func Drivers() formats.Registry {
 	return formats.Registry{
 		gz.Driver(),
+		qcow2.Driver(),
 		raw.Driver(),
 	}
 }
