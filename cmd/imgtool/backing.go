@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/imgtool/imgtool/block"
@@ -12,6 +13,18 @@ import (
 // openFile opens a file that the user has named, but not as a chain, such as a backing file: it needs nobody's leave, what it refers to does.
 func (a *app) openFile(ctx context.Context, path string, r reading) (*chain.Image, error) {
 	return oneOfAnyOffset(chain.OpenFile(ctx, path, a.openOptions(r)))
+}
+
+// refuseLoop returns an error where the image at path is one of those that its new backing file consists of. It looks at headers, beside whoever
+// holds the files, as the image itself may be open for writing.
+func (a *app) refuseLoop(ctx context.Context, backing, format, path string) error {
+	o := a.openOptions(reading{format: format, lazy: true})
+	o.NoLock = true
+	base, err := oneOfAnyOffset(chain.OpenFile(ctx, backing, o))
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.refuseMember(ctx, base, path), base.Close())
 }
 
 // refuseMember returns an error where a path is one of the files that base consists of, which would be lost if the path were written anew.

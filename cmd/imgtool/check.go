@@ -64,11 +64,15 @@ Exit codes: 0 clean, 1 could not be checked, 2 corrupt, 3 some space is wasted, 
 			if !ok {
 				return asCheckFailure(usageOf(c, fmt.Errorf("-r %s: say leaks or all", repair)))
 			}
+			if from.share && how != formats.RepairNothing {
+				return asCheckFailure(usageOf(c, errors.New("-U is for reading, and -r writes")))
+			}
 			return asCheckFailure(a.checkImage(c.Context(), args[0], from, how))
 		},
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return asCheckFailure(usageOf(c, err)) })
 	from.formatFlag(c)
+	from.shareFlag(c)
 	c.Flags().StringVarP(&repair, "repair", "r", "", "what to repair: leaks or all")
 	return c
 }

@@ -35,10 +35,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the source is corru
   imgtool measure -O qcow2 -o cluster_size=2M --json disk.raw`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 1 || (len(args) == 1) == c.Flags().Changed("size") {
-				return usageOf(c, errors.New("measure takes either --size or one source"))
-			}
-			return v.run(c.Context(), strings.Join(args, ""))
+			return v.run(c, args)
 		},
 	}
 	v.from.flags(c)
@@ -50,7 +47,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the source is corru
 	return c
 }
 
-func (v *measuring) run(ctx context.Context, source string) error {
+func (v *measuring) run(c *cobra.Command, args []string) error {
 	driver, err := v.outputDriver("-O", v.to, "")
 	if err != nil {
 		return err
@@ -62,13 +59,16 @@ func (v *measuring) run(ctx context.Context, source string) error {
 	case help:
 		return v.printOptions(driver)
 	}
+	if len(args) > 1 || (len(args) == 1) == c.Flags().Changed("size") {
+		return usageOf(c, errors.New("measure takes either --size or one source"))
+	}
 	if err := checkOptions(driver, values); err != nil {
 		return err
 	}
 	if driver.Measure == nil {
 		return fmt.Errorf("how long an image of format %s gets is known only after writing it: %w", driver.Name, errors.ErrUnsupported)
 	}
-	m, err := v.measure(ctx, driver, values, source)
+	m, err := v.measure(c.Context(), driver, values, strings.Join(args, ""))
 	if err != nil {
 		return err
 	}

@@ -17,18 +17,25 @@ type reading struct {
 	format string // "" to find out
 	index  string // file that holds the index, or will; "" for none
 	glance bool   // the command looks at little of it: its size may be a guess
+	share  bool   // another program may be writing the image
 	lazy   bool   // the command looks at the image but not at what it holds: references are opened when first needed
 }
 
 // flags adds the flags of r to a command that reads an image.
 func (r *reading) flags(c *cobra.Command) {
 	r.formatFlag(c)
+	r.shareFlag(c)
 	c.Flags().StringVar(&r.index, "index-file", "", "index of a gzip file that another program made: read where it exists, written where it does not")
 }
 
 // formatFlag adds the flag of r that commands have which change an image.
 func (r *reading) formatFlag(c *cobra.Command) {
 	c.Flags().StringVarP(&r.format, "format", "f", "", "format of the image, put last, with nothing guessed behind it; without it the bytes tell")
+}
+
+// shareFlag adds the flag of r that commands have which only read.
+func (r *reading) shareFlag(c *cobra.Command) {
+	c.Flags().BoolVarP(&r.share, "force-share", "U", false, "read the image although another program may be writing it: what is read may not fit together")
 }
 
 // openDevice opens an image to be read at any offset.

@@ -115,14 +115,14 @@ func (v *rebasing) keepContent(ctx context.Context, img *chain.Image, backed for
 		if err != nil {
 			return 0, err
 		}
+		if err := v.refuseLoop(ctx, path, ref.Format, img.Path); err != nil {
+			return 0, err
+		}
 		base, err := v.openFile(ctx, path, reading{format: ref.Format})
 		if err != nil {
 			return 0, err
 		}
 		defer base.Close()
-		if err := v.refuseMember(ctx, base, img.Path); err != nil {
-			return 0, err
-		}
 		to = base.Device
 	}
 	progress, end := v.showProgress()

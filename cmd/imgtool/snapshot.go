@@ -65,10 +65,14 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 			if given(c, "create", "apply", "delete") == 0 {
 				return v.show(c.Context(), args[0], from)
 			}
+			if from.share {
+				return usageOf(c, errors.New("-U is for -l alone"))
+			}
 			return v.run(c.Context(), args[0], from)
 		},
 	}
 	from.formatFlag(c)
+	from.shareFlag(c)
 	f := c.Flags()
 	f.BoolVarP(&v.list, "list", "l", false, "list the snapshots")
 	f.StringVarP(&v.create, "create", "c", "", "keep the present state under this name")

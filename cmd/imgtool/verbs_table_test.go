@@ -34,7 +34,6 @@ func lookingCalls() (calls []call) {
 		"map --json --start-offset 500k --max-length 3M over.qcow2",
 		"map --json --start-offset 1000 --max-length 5000 rawover.qcow2",
 		"check --json -f raw raw.img",
-		"check -q leak.qcow2",
 		"check -f qcow2 text",
 		"info -f raw --json base.qcow2",
 		"info -f qcow2 raw.img",
@@ -69,6 +68,8 @@ func lookingCalls() (calls []call) {
 	} {
 		add(line, exitUsage)
 	}
+	add("check -q leak.qcow2", checkLeaks)
+	add("check -q bad.qcow2", checkCorrupt)
 	for _, line := range []string{"check --json orphan.qcow2", "snapshot -l orphan.qcow2"} { // they do not look at the backing file
 		add(line, exitDone)
 	}
