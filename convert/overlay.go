@@ -33,7 +33,7 @@ func Rebase(ctx context.Context, overlay, oldBacking, newBacking block.Device, o
 	workers, request := o.limits(2, sources...)
 	r := &rebasing{overlay: overlay, old: oldBacking, new: newBacking, unit: rebaseUnit(overlay.Info(), request)}
 	r.total, r.tell, r.stats.Size = size, o.Progress, size
-	err := each(ctx, workers, request, tasks(r.ranges(ctx, size), request), r.rebase)
+	err := each(ctx, workers, request, tasks(inUnits(r.ranges(ctx, size), r.unit), request), r.rebase)
 	return r.stats, err
 }
 
@@ -53,7 +53,7 @@ type rebasing struct {
 	unit              int64
 }
 
-// ranges yields where the overlay holds nothing, and which of the two images has data there.
+// ranges yields where the overlay holds nothing, and which of the two images has data there that has to be compared.
 func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error] {
 	return func(yield func(task, error) bool) {
 		files := sameFiles{}
@@ -63,13 +63,54 @@ func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error
 				return
 			}
 			t := task{e[0].Off, e[0].Len, dataIn(e[1], readA) | dataIn(e[2], readB)}
-			if t.kind == 0 || held(e[0]) || files.samePlace(ctx, r.old, r.new, e[1], e[2]) {
+			switch {
+			case held(e[0]):
 				t.kind = leave
+			case files.samePlace(ctx, r.old, r.new, e[1], e[2]):
+				t.kind = 0
 			}
 			if !yield(t, nil) {
 				return
 			}
 		}
+	}
+}
+
+// inUnits makes ranges change their kind at multiples of unit, and at the ends of what is left, by reading more than has to be read: what
+// is then written are whole units. What needs no reading is left.
+func inUnits(ranges iter.Seq2[task, error], unit int64) iter.Seq2[task, error] {
+	return func(yield func(task, error) bool) {
+		var t task // so far
+		done := func() bool {
+			if t.kind == 0 {
+				t.kind = leave
+			}
+			return t.n == 0 || yield(t, nil)
+		}
+		for r, err := range ranges {
+			if err != nil {
+				if done() {
+					yield(task{}, err)
+				}
+				return
+			}
+			for r.n > 0 {
+				n := min(r.n, unit-r.off%unit)
+				if n == unit {
+					n = block.RoundDown(r.n, unit)
+				}
+				if r.off%unit != 0 && t.n > 0 && (t.kind^r.kind)&leave == 0 {
+					t.n, t.kind = t.n+n, t.kind|r.kind
+				} else {
+					if !done() {
+						return
+					}
+					t = task{r.off, n, r.kind}
+				}
+				r.off, r.n = r.off+n, r.n-n
+			}
+		}
+		done()
 	}
 }
 
@@ -126,13 +167,17 @@ func (r *rebasing) rebase(ctx context.Context, t task, b *buffers) error {
 	return nil
 }
 
-// readPart fills p from d, or with zeros where d holds no data.
+// readPart fills p from d, or with zeros where d holds no data or has ended.
 func readPart(ctx context.Context, d block.Device, data bool, p []byte, off int64) error {
-	if !data {
-		clear(p)
+	n := int64(0)
+	if data {
+		n = min(int64(len(p)), d.Size()-off)
+	}
+	clear(p[n:])
+	if n == 0 {
 		return nil
 	}
-	if err := d.Read(ctx, p, off); err != nil {
+	if err := d.Read(ctx, p[:n], off); err != nil {
 		return failure(Read, off, err)
 	}
 	return nil
@@ -175,19 +220,25 @@ func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written in
 }
 
 // holdZeros makes the range of overlay zero by what overlay holds itself. A device that is zero there already, by a backing image or for want
-// of one, may do nothing when it is asked to zero; then zeros are written.
+// of one, may do nothing when it is asked to zero; then it is asked again to keep the range, and where that does not help zeros are written.
 func holdZeros(ctx context.Context, overlay block.Device, off, n int64, f block.Flags) error {
 	if err := overlay.Zero(ctx, off, n, f); err != nil {
 		return err
 	}
+	lacks := func(e block.Extent) error { return overlay.Zero(ctx, e.Off, e.Len, block.NoHole) }
+	if err := whereNotHeld(ctx, overlay, off, n, lacks); err != nil {
+		return err
+	}
+	return whereNotHeld(ctx, overlay, off, n, func(e block.Extent) error { return block.WriteZeros(ctx, overlay, e.Off, e.Len, 0) })
+}
+
+// whereNotHeld calls f for the extents of the range that overlay does not hold.
+func whereNotHeld(ctx context.Context, overlay block.Device, off, n int64, f func(block.Extent) error) error {
 	for e, err := range extents(ctx, overlay, off, off+n) {
+		if err == nil && !held(e) {
+			err = f(e)
+		}
 		if err != nil {
-			return err
-		}
-		if held(e) {
-			continue
-		}
-		if err := block.WriteZeros(ctx, overlay, e.Off, e.Len, 0); err != nil {
 			return err
 		}
 	}

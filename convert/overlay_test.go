@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -341,6 +342,51 @@ func TestCopyKeepsBacking(t *testing.T) {
 		}
 		if st.Read+st.Zero+st.Left != st.Size {
 			t.Errorf("seed %d: %+v", seed, st)
+		}
+	}
+}
+
+func TestInUnits(t *testing.T) {
+	for _, c := range []struct {
+		ranges, want string // a letter for each byte: a and b to be read, c both, . known to be the same, - left
+	}{
+		{"", ""},
+		{"aaaa....bbbb", "aaaa----bbbb"},
+		{"aab.....bbbb", "cccc----bbbb"},
+		{"..aa.a..a", "aaaaaaaaa"},
+		{"...---..", "--------"},
+		{"a..-....", "aaa-----"},
+		{"-a..b.--.b", "-aaabb--bb"},
+		{"........a", "--------a"},
+		{"aaaaaaaaaaa.", "aaaaaaaaaaaa"},
+		{"ab---ba.", "cc---ccc"},
+	} {
+		kinds := map[byte]kind{'a': readA, 'b': readB, 'c': readA | readB, '-': leave, '.': 0}
+		seq := func(yield func(task, error) bool) {
+			for i := 0; i < len(c.ranges); {
+				j := i
+				for j < len(c.ranges) && c.ranges[j] == c.ranges[i] {
+					j++
+				}
+				if !yield(task{int64(i), int64(j - i), kinds[c.ranges[i]]}, nil) {
+					return
+				}
+				i = j
+			}
+		}
+		got := ""
+		for r := range inUnits(seq, 4) {
+			if int(r.off) != len(got) {
+				t.Errorf("%s: a gap at %d", c.ranges, len(got))
+			}
+			for letter, k := range kinds {
+				if k == r.kind && letter != '.' {
+					got += strings.Repeat(string(letter), int(r.n))
+				}
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", c.ranges, got, c.want)
 		}
 	}
 }

@@ -81,9 +81,14 @@ func (d *Device) writeZeros(ctx context.Context, off, end int64) error {
 // zeroPiece is how many zeros are written at once, in bytes.
 const zeroPiece = 256 << 10
 
-// zeroUnits makes the whole units of [off, end) zero by their entries.
+// zeroUnits makes the whole units of [off, end) zero by their entries. With NoHole each gets one, so that the range stays zero over any backing
+// image that it is given later.
 func (d *Device) zeroUnits(ctx context.Context, off, end int64, f block.Flags) error {
-	return d.eachSlice(ctx, off, end, d.emptyIsZero, func(s *slice, off, end int64) error {
+	skip := d.emptyIsZero
+	if f&block.NoHole != 0 && d.h.Version >= 3 {
+		skip = func(context.Context, int64) (bool, error) { return false, nil }
+	}
+	return d.eachSlice(ctx, off, end, skip, func(s *slice, off, end int64) error {
 		for off < end {
 			next := min(end, d.floor(off)+d.clusterSize)
 			if err := d.zeroCluster(ctx, s, off, next, f); err != nil {
