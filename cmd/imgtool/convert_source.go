@@ -72,7 +72,7 @@ func (v *conversion) openSource(ctx context.Context, name string, joined bool) (
 	o.Sequential = !anyOffset && !v.salvage // of a damaged stream, all that follows the damage is lost
 	img, err := chain.Open(ctx, name, o)
 	if err == nil && v.snapshot != "" {
-		img, err = v.atSnapshot(ctx, img, o)
+		img, err = atSnapshot(ctx, img, v.snapshot, o)
 	}
 	if anyOffset {
 		return oneOfAnyOffset(img, err)
@@ -128,8 +128,8 @@ func (v *conversion) tellLoss(img *chain.Image) func(convert.Loss) {
 }
 
 // atSnapshot closes img and opens it again as it was at the snapshot.
-func (v *conversion) atSnapshot(ctx context.Context, img *chain.Image, o chain.Options) (*chain.Image, error) {
-	text, err := chainAt(img, v.snapshot)
+func atSnapshot(ctx context.Context, img *chain.Image, snapshot string, o chain.Options) (*chain.Image, error) {
+	text, err := chainAt(img, snapshot)
 	if err = errors.Join(err, img.Close()); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/raw"
 )
@@ -16,10 +17,11 @@ import (
 // measuring is one run of measure.
 type measuring struct {
 	*app
-	from    reading
-	to      string
-	options []string
-	size    size
+	from     reading
+	snapshot string // of the source; "" for its present state
+	to       string
+	options  []string
+	size     size
 }
 
 func newMeasure(a *app) *cobra.Command {
@@ -40,6 +42,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the source is corru
 	}
 	v.from.flags(c)
 	f := c.Flags()
+	f.StringVarP(&v.snapshot, "snapshot", "l", "", "measure the source as it was at a snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME")
 	f.StringVarP(&v.to, "output-format", "O", raw.Name, "format of the new image")
 	f.StringArrayVarP(&v.options, "options", "o", nil, "options of that format, k=v,...; help lists them")
 	f.Var(&v.size, "size", "size of an empty image")
@@ -93,8 +96,12 @@ func (v *measuring) measure(ctx context.Context, d *formats.Driver, values map[s
 		o.Size = size
 		return d.Measure(ctx, nil, o)
 	}
-	img, err := v.openDevice(ctx, source, v.from)
-	if err != nil {
+	open := v.openOptions(v.from)
+	img, err := chain.Open(ctx, source, open)
+	if err == nil && v.snapshot != "" {
+		img, err = atSnapshot(ctx, img, v.snapshot, open)
+	}
+	if img, err = oneOfAnyOffset(img, err); err != nil {
 		return formats.Measurement{}, err
 	}
 	defer img.Close()

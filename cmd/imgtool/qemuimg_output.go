@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
 
-	"github.com/imgtool/imgtool/block"
-	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
 )
 
@@ -104,55 +100,6 @@ func (v *creation) printFormatting(size int64) {
 		}
 	}
 	v.printf("%s", b.String())
-}
-
-// errNotPlain: a map for people tells where bytes can be read in files, and these cannot.
-var errNotPlain = errors.New("the file contains external, encrypted or compressed clusters")
-
-// printQemuMap prints a map as qemu-img does.
-func (v *mapping) printQemuMap(ctx context.Context, img *chain.Image) error {
-	if v.json {
-		return v.printQemuMapJSON(ctx, img)
-	}
-	v.printf("%-16s%-16s%-16s%s", "Offset", "Length", "Mapped to", "File")
-	return v.eachExtent(ctx, img.Device, func(e block.Extent) error {
-		switch {
-		case e.Flags&block.ExtZero != 0:
-			return nil
-		case e.Node == "":
-			return errNotPlain
-		}
-		v.printf("%-16s%-16s%-16s%s", cHex(e.Off), cHex(e.Len), cHex(e.NodeOff), printable(e.Node))
-		return nil
-	})
-}
-
-// cHex returns a number as C prints it with %#x.
-func cHex(n int64) string {
-	if n == 0 {
-		return "0"
-	}
-	return fmt.Sprintf("%#x", n)
-}
-
-func (v *mapping) printQemuMapJSON(ctx context.Context, img *chain.Image) error {
-	raws := rawLevels(ctx, img)
-	sep := "["
-	err := v.eachExtent(ctx, img.Device, func(e block.Extent) error {
-		m := entry(e, e.Depth < len(raws) && raws[e.Depth])
-		fmt.Fprintf(v.out, `%s{ "start": %d, "length": %d, "depth": %d, "present": %t, "zero": %t, "data": %t`, sep, m.Start, m.Length, m.Depth, m.Present, m.Zero, m.Data)
-		if m.Offset != nil {
-			fmt.Fprintf(v.out, `, "offset": %d`, *m.Offset)
-		}
-		v.out.WriteByte('}')
-		sep = ",\n"
-		return nil
-	})
-	if sep == "[" {
-		v.out.WriteByte('[')
-	}
-	v.printf("]")
-	return err
 }
 
 // printQemuProblem tells of a problem that check has found.
