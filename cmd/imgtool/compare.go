@@ -42,7 +42,7 @@ end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 o
 				return &codeError{compareTrouble, err}
 			}
 			defer x.Close()
-			y, err := a.openDevice(c.Context(), args[1], reading{format: formatB})
+			y, err := a.openDevice(c.Context(), args[1], reading{format: formatB, share: first.share})
 			if err != nil {
 				return &codeError{compareTrouble, err}
 			}

@@ -16,7 +16,7 @@ type Call struct {
 	JSON     bool // --output=json
 	Quiet    bool // -q
 	Progress bool // -p
-	Share    bool // -U: neither take locks nor look at those of others
+	Share    bool // -U, of an image that is read
 
 	Secrets map[string]Secret // --object secret, by ID
 	Written []string          // paths of images that are written
@@ -122,6 +122,9 @@ func (c *Call) parse(k command, args []string, registry formats.Registry) error 
 	}
 	if c.Quiet {
 		head = append(head, "-q")
+	}
+	if c.Share {
+		head = append(head, "--force-share")
 	}
 	if c.Progress {
 		head = append(head, "--progress")

@@ -33,9 +33,9 @@ func TestParse(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"info a", "info -- a"},
 		{"info --output=json a", "info --json -- a"},
-		{"info --output json -U a", "info --json -- a"},
-		{"info --ou=json --force-sh --b a", "info --json --backing-chain -- a"},
-		{"info -Uf raw a", "info --format=raw -- a"},
+		{"info --output json -U a", "info --json --force-share -- a"},
+		{"info --ou=json --force-sh --b a", "info --json --force-share --backing-chain -- a"},
+		{"info -Uf raw a", "info --force-share --format=raw -- a"},
 		{"info -fraw a", "info --format=raw -- a"},
 		{"info -f=raw a", "Could not open 'a': Unknown driver '=raw'"},
 		{"info a -f raw", "info --format=raw -- a"},
