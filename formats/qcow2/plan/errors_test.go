@@ -58,8 +58,8 @@ func (b broken) Next(ctx context.Context) (block.Run, error) {
 
 // TestFailures: an error of the source or of the output, anywhere, is the error of the whole.
 func TestFailures(t *testing.T) {
-	disk := sample(t, 9, 12<<20)
-	const middle = 5 << 20
+	disk := sample(t, 9, 7<<20)
+	const middle = 3 << 20
 	for _, compress := range []bool{false, true} {
 		opts, o := options(t, nil), formats.CreateOptions{Compress: compress}
 		pipe := o
@@ -96,7 +96,7 @@ func TestFailures(t *testing.T) {
 
 // TestCancel stops every form while its source hangs.
 func TestCancel(t *testing.T) {
-	disk := sample(t, 9, 12<<20)
+	disk := sample(t, 9, 7<<20)
 	for _, o := range []formats.CreateOptions{{}, {Compress: true}, {OneWay: true}, {OneWay: true, Compress: true}} {
 		ctx, cancel := context.WithCancel(t.Context())
 		h := &hanging{Device: disk, cancel: cancel}

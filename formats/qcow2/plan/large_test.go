@@ -108,10 +108,10 @@ func TestEmpty(t *testing.T) {
 	}{
 		{nil, 0, false}, {nil, 1 << 40, false}, {nil, 10<<20 + 1, false},
 		{map[string]string{"preallocation": "metadata"}, 10<<20 + 512, true},
-		{map[string]string{"preallocation": "metadata"}, 200 << 30, true},
+		{map[string]string{"preallocation": "metadata"}, 40 << 30, true},
 		{map[string]string{"preallocation": "falloc"}, 10 << 20, true},
 		{map[string]string{"preallocation": "full", "cluster_size": "2M"}, 10 << 20, true},
-		{map[string]string{"preallocation": "metadata", "cluster_size": "512", "refcount_bits": "1"}, 1 << 30, true},
+		{map[string]string{"preallocation": "metadata", "cluster_size": "512", "refcount_bits": "1"}, 100 << 20, true},
 		{map[string]string{"preallocation": "metadata", "extended_l2": "on"}, 10 << 20, false},
 		{map[string]string{"compat": "0.10", "preallocation": "metadata"}, 10 << 20, true},
 	} {

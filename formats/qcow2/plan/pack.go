@@ -13,9 +13,6 @@ const (
 	defaultZstdLevel = 3
 )
 
-// packerBytes is about what a packer needs beside its run, in bytes.
-const packerBytes = 2 << 20
-
 // packer compresses clusters. It is used by one goroutine at a time.
 type packer struct {
 	zlib  *deflate.Encoder
@@ -23,22 +20,42 @@ type packer struct {
 	plain []byte // a run as it is read
 }
 
+// level returns the effort of compression.
+func (g *geometry) level() int {
+	switch {
+	case g.Level > 0:
+		return g.Level
+	case g.header.CompressionType == ondisk.CompressionZstd:
+		return defaultZstdLevel
+	}
+	return defaultZlibLevel
+}
+
+// packerBytes returns about how much memory a packer needs beside its run, in bytes.
+func (g *geometry) packerBytes() int64 {
+	if g.header.CompressionType == ondisk.CompressionZstd {
+		switch zstd.EncoderLevelFromZstd(g.level()) {
+		case zstd.SpeedBestCompression:
+			return 48 << 20
+		case zstd.SpeedBetterCompression:
+			return 8 << 20
+		}
+		return 2 << 20
+	}
+	if g.level() >= 8 {
+		return 16 << 20
+	}
+	return 4 << 20
+}
+
 func (g *geometry) newPacker() (*packer, error) {
 	p := &packer{}
 	var err error
 	if g.header.CompressionType == ondisk.CompressionZstd {
-		level := g.Level
-		if level == 0 {
-			level = defaultZstdLevel
-		}
-		p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(1),
+		p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(g.level())), zstd.WithEncoderConcurrency(1),
 			zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithAllLitEntropyCompression(true))
 	} else {
-		level := g.Level
-		if level == 0 {
-			level = defaultZlibLevel
-		}
-		p.zlib, err = deflate.NewEncoder(deflate.Options{Level: level, Window: int(g.Window)})
+		p.zlib, err = deflate.NewEncoder(deflate.Options{Level: g.level(), Window: int(g.Window)})
 	}
 	return p, err
 }

@@ -90,9 +90,9 @@ func newWriter(ctx context.Context, g *geometry, src block.Device) *writer {
 
 // plan returns the plan of a file whose header is written last.
 func (w *writer) plan() *segment.Plan {
-	buffer := w.runLen()
+	buffer := w.runLen(w.src)
 	if w.compress {
-		buffer += w.runLen() + packerBytes // as it is read, and as it is written
+		buffer += buffer + w.packerBytes()/2 // as it is read, and as it is written; half of the segments wait
 	}
 	return &segment.Plan{
 		Work:         max(w.size, 0),

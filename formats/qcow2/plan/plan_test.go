@@ -186,7 +186,7 @@ func streamOf(t testing.TB, d block.Device, o formats.CreateOptions, opts Option
 
 // TestSameBytes: the image depends on what is in it alone, not on workers, memory, or how the source comes.
 func TestSameBytes(t *testing.T) {
-	src := sample(t, 2, 9<<20+1000)
+	src := sample(t, 2, 5<<20+1000)
 	for _, values := range []map[string]string{
 		nil, {"cluster_size": "4k"}, {"cluster_size": "2M"}, {"extended_l2": "on"}, {"compression_type": "zstd"}, {"cluster_size": "512", "refcount_bits": "2"},
 		{"preallocation": "metadata"}, {"preallocation": "full"},
@@ -204,6 +204,7 @@ func TestSameBytes(t *testing.T) {
 				"little memory":        written(t, planOf(t, src, o, opts), segment.Options{Workers: 3, Memory: 1}),
 				"extents cut":          written(t, planOf(t, &cut{Device: src, step: 100}, o, opts), segment.Options{}),
 				"all is data":          written(t, planOf(t, &cut{Device: src, step: 1 << 40, data: true}, o, opts), segment.Options{}),
+				"packed source":        written(t, planOf(t, packedSource{src}, o, opts), segment.Options{}),
 				"stream":               written(t, streamOf(t, src, formats.CreateOptions{Compress: compress, Size: -1}, opts, true), segment.Options{}),
 				"stream, size unknown": written(t, streamOf(t, src, formats.CreateOptions{Compress: compress, Size: -1}, opts, false), segment.Options{}),
 			}
@@ -227,6 +228,15 @@ func TestSameBytes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// packedSource is a device that unpacks much at a time.
+type packedSource struct{ block.Device }
+
+func (p packedSource) Info() block.Info {
+	i := p.Device.Info()
+	i.PreferredBlock, i.Caps.Packed = 4<<20, true
+	return i
 }
 
 // cut is a device whose extents are cut at every step, and may be said to be data.

@@ -39,7 +39,7 @@ func NewStream(ctx context.Context, src block.Stream, o formats.CreateOptions, o
 	w.runs = func() iter.Seq2[*run, error] { return s.runs(ctx) }
 	w.recycle = func(p []byte) { s.buffers.Put(&p) }
 	p := w.plan()
-	p.Buffer += g.runLen() // as it comes
+	p.Buffer += g.runLen(nil) // as it comes
 	return p, nil
 }
 
@@ -101,7 +101,7 @@ func (s *streamed) readAll(ctx context.Context) error {
 
 // bytes adds data.
 func (s *streamed) bytes(p []byte) error {
-	length := s.runLen()
+	length := s.runLen(nil)
 	for len(p) > 0 {
 		in := s.off % length
 		if s.buf == nil {
@@ -127,7 +127,7 @@ func (s *streamed) bytes(p []byte) error {
 
 // zeros adds n zeros.
 func (s *streamed) zeros(n int64) error {
-	length := s.runLen()
+	length := s.runLen(nil)
 	for n > 0 {
 		in := s.off % length
 		k := min(n, length-in)
@@ -160,7 +160,7 @@ func (s *streamed) end() error {
 
 // send yields what has come since the last run, up to end: data, or zeros in whole runs unless the disk ends.
 func (s *streamed) send(end int64) error {
-	start, length := s.sent, s.runLen()
+	start, length := s.sent, s.runLen(nil)
 	s.sent = end
 	if s.buf != nil {
 		p := s.buf

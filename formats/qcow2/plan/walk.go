@@ -141,11 +141,23 @@ type run struct {
 	packed []byte  // the stored bytes of all clusters, where they are kept
 }
 
-// runBytes is how much of the disk a run with data covers, in bytes, where clusters are not longer: what is read should still be in the processor's cache
-// when it is looked through, compressed and written.
-const runBytes = 512 << 10
+// How much of the disk a run with data covers, in bytes, where clusters are not longer.
+const (
+	runBytes    = 512 << 10 // what is read should still be in the processor's cache when it is looked through, compressed and written
+	maxRunBytes = 8 << 20   // of a source that unpacks more at a time
+)
 
-func (g *geometry) runLen() int64 { return max(runBytes, g.ClusterSize) }
+// runLen returns how many bytes of the disk a run with data covers: what the source unpacks at a time, where it does. src may be nil.
+func (g *geometry) runLen(src block.Device) int64 {
+	n := max(runBytes, g.ClusterSize)
+	if src == nil {
+		return n
+	}
+	if i := src.Info(); i.Caps.Packed {
+		n = max(n, min(i.PreferredBlock, maxRunBytes))
+	}
+	return n
+}
 
 // batch returns how many bytes of the disk the tables that are held back stand for. Runs do not cross its multiples.
 func (g *geometry) batch() int64 { return tablesHeld / g.header.L2EntryLen() * g.ClusterSize }
@@ -156,7 +168,7 @@ func (g *geometry) listed(k kind) bool { return k == zero || g.prealloc != forma
 // runs yields the runs of the disk that the layout has to know of, in order.
 func (g *geometry) runs(ctx context.Context, src block.Device) iter.Seq2[*run, error] {
 	return func(yield func(*run, error) bool) {
-		c := collector{geometry: g, yield: func(r *run) bool { return yield(r, nil) }}
+		c := collector{geometry: g, length: g.runLen(src), yield: func(r *run) bool { return yield(r, nil) }}
 		for s, err := range g.spans(ctx, src) {
 			if err != nil {
 				yield(nil, err)
@@ -173,18 +185,18 @@ func (g *geometry) runs(ctx context.Context, src block.Device) iter.Seq2[*run, e
 // collector joins spans to runs.
 type collector struct {
 	*geometry
-	yield func(*run) bool
-	run   *run  // that is being filled; nil for none
-	done  int64 // bytes of the disk that earlier runs have counted as work
+	length int64 // of a run with data, in bytes
+	yield  func(*run) bool
+	run    *run  // that is being filled; nil for none
+	done   int64 // bytes of the disk that earlier runs have counted as work
 }
 
 // add takes the next span, and returns false where no more runs are wanted.
 func (c *collector) add(s span) bool {
-	length := c.runLen()
 	for s.n > 0 {
-		start := block.RoundDown(s.off, length)
-		if s.off == start && s.kind != data && s.n >= length && c.prealloc != formats.PreallocFull {
-			n := block.RoundDown(min(s.n, c.batch()-s.off%c.batch()), length)
+		start := block.RoundDown(s.off, c.length)
+		if s.off == start && s.kind != data && s.n >= c.length && c.prealloc != formats.PreallocFull {
+			n := block.RoundDown(min(s.n, c.batch()-s.off%c.batch()), c.length)
 			if !c.flush() || c.listed(s.kind) && !c.send(&run{first: s.off / c.ClusterSize, n: n / c.ClusterSize, kind: s.kind}) {
 				return false
 			}
@@ -195,9 +207,9 @@ func (c *collector) add(s span) bool {
 			if !c.flush() {
 				return false
 			}
-			c.run = &run{first: start / c.ClusterSize, units: make([]kind, 0, length/c.unit())}
+			c.run = &run{first: start / c.ClusterSize, units: make([]kind, 0, c.length/c.unit())}
 		}
-		n := min(s.n, start+length-s.off)
+		n := min(s.n, start+c.length-s.off)
 		for range n / c.unit() {
 			c.run.units = append(c.run.units, s.kind)
 		}
