@@ -126,23 +126,38 @@ func (c *copier) store(ctx context.Context, p []byte, off int64) error {
 
 // zero makes a range of the target zero, and returns how many bytes that changed.
 func (c *copier) zero(ctx context.Context, off, n int64) (int64, error) {
-	var flags block.Flags
+	var err error
 	switch {
 	case c.o.ZeroGranule <= 0:
-		flags = block.NoHole
-	case c.o.TargetIsZero && !c.o.KeepBacking:
+		err = allocateZeros(ctx, c.dst, off, n)
+	case c.o.KeepBacking:
+		err = holdZeros(ctx, c.dst, off, n)
+	case c.o.TargetIsZero:
 		return 0, nil
-	}
-	var err error
-	if c.o.KeepBacking {
-		err = holdZeros(ctx, c.dst, off, n, flags)
-	} else {
-		err = c.dst.Zero(ctx, off, n, flags)
+	default:
+		err = c.dst.Zero(ctx, off, n, 0)
 	}
 	if err != nil {
 		return 0, failure(Write, off, err)
 	}
 	return n, nil
+}
+
+// allocateZeros makes a range zero that takes space. Where its bytes lie plain in a file, space is reserved; elsewhere zeros are written, for
+// an image may well keep them as a mark in its tables.
+func allocateZeros(ctx context.Context, d block.Device, off, n int64) error {
+	for n > 0 {
+		k, zero := min(n, zeroRun), func(k int64) error { return block.WriteZeros(ctx, d, off, k, 0) }
+		if r, release, ok := block.Pin(ctx, d, off, n); ok {
+			release()
+			k, zero = min(n, r.Len), func(k int64) error { return d.Zero(ctx, off, k, block.NoHole) }
+		}
+		if err := zero(k); err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
 }
 
 // zeros deals with a range that is known to be zero.

@@ -206,7 +206,7 @@ func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written in
 		case data:
 			err = r.overlay.Write(ctx, p[i:j], off+i, 0)
 		case zero:
-			err = holdZeros(ctx, r.overlay, off+i, j-i, 0)
+			err = holdZeros(ctx, r.overlay, off+i, j-i)
 		}
 		if err != nil {
 			return written, failure(Write, off+i, err)
@@ -221,8 +221,8 @@ func (r *rebasing) keep(ctx context.Context, p, q []byte, off int64) (written in
 
 // holdZeros makes the range of overlay zero by what overlay holds itself. A device that is zero there already, by a backing image or for want
 // of one, may do nothing when it is asked to zero; then it is asked again to keep the range, and where that does not help zeros are written.
-func holdZeros(ctx context.Context, overlay block.Device, off, n int64, f block.Flags) error {
-	if err := overlay.Zero(ctx, off, n, f); err != nil {
+func holdZeros(ctx context.Context, overlay block.Device, off, n int64) error {
+	if err := overlay.Zero(ctx, off, n, 0); err != nil {
 		return err
 	}
 	lacks := func(e block.Extent) error { return overlay.Zero(ctx, e.Off, e.Len, block.NoHole) }

@@ -163,7 +163,7 @@ func (r *reading) write(ctx context.Context, w io.Writer, zeros []byte) error {
 	return writeZeros(ctx, w, zeros, r.off, r.n)
 }
 
-// zeroRun is how many zeros go to a pipe at once, in bytes.
+// zeroRun is how many zeros are written at once, in bytes.
 const zeroRun = 256 << 10
 
 // writeZeros writes n zeros, off bytes into the image.
