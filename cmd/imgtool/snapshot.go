@@ -169,14 +169,11 @@ func (a *app) printSnapshots(list []snapshotInfo) {
 	}
 }
 
-// shortSize returns a size in three digits.
+// shortSize returns a size in three digits, as qemu-img has it.
 func shortSize(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
 	v, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 	i := 0
-	for ; v >= 999.5 && i < len(units)-1; i++ {
+	for ; v >= 999.5; i++ {
 		v /= 1024
 	}
 	return fmt.Sprintf("%.3g %s", v, units[i])
