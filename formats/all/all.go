@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/gz"
+	"github.com/imgtool/imgtool/formats/qcow"
 	"github.com/imgtool/imgtool/formats/qcow2"
 	"github.com/imgtool/imgtool/formats/raw"
 )
@@ -14,6 +15,7 @@ func Drivers() formats.Registry {
 	return formats.Registry{
 		gz.Driver(),
 		qcow2.Driver(),
+		qcow.Driver(),
 		raw.Driver(),
 	}
 }
