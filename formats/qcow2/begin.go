@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
@@ -21,10 +20,6 @@ type changeRecorder interface {
 
 // prepareWrite reads what writing needs.
 func (d *Device) prepareWrite(ctx context.Context) error {
-	if d.h.IncompatibleFeatures&ondisk.IncompatDirty != 0 {
-		err := d.corrupt("header", 72, "a writer has not ended properly, and the refcounts may be wrong")
-		return block.WithHint(err, repairHint)
-	}
 	caps := d.file.Info().Caps
 	d.grows = caps.Grow
 	d.untouched = d.ceil(d.file.Size())

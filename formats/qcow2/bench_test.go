@@ -52,3 +52,34 @@ func BenchmarkReadRandom(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkWriteRandom writes 4 KiB at a time: to places that are not there yet, which are few in the end, and to places that are.
+func BenchmarkWriteRandom(b *testing.B) {
+	for name, prealloc := range map[string]string{"new": "off", "in place": "metadata"} {
+		b.Run(name, func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "image")
+			create(b, path, "preallocation="+prealloc, "16G")
+			d := openPath(b, path, true)
+			p := noise(rand.New(rand.NewPCG(1, 1)), 4096)
+			b.SetBytes(int64(len(p)))
+			b.ReportAllocs()
+			r := rand.New(rand.NewPCG(3, 4))
+			for b.Loop() {
+				ok(b, d.Write(ctx, p, r.Int64N(d.Size()>>12)<<12, 0))
+			}
+		})
+	}
+}
+
+// BenchmarkWriteSequential fills an image in pieces of 512 KiB.
+func BenchmarkWriteSequential(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "image")
+	create(b, path, "", "1T")
+	d := openPath(b, path, true)
+	p := noise(rand.New(rand.NewPCG(1, 1)), 512<<10)
+	b.SetBytes(int64(len(p)))
+	b.ReportAllocs()
+	for off := int64(0); b.Loop() && off < 4<<30; off += int64(len(p)) {
+		ok(b, d.Write(ctx, p, off, 0))
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/qcow2/check"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
@@ -46,6 +47,11 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions, created
 	if err := mayOpen(h, file, o, opts); err != nil {
 		return nil, err
 	}
+	if o.Write && h.IncompatibleFeatures&ondisk.IncompatDirty != 0 {
+		if h, err = repairRefcounts(ctx, file, o); err != nil {
+			return nil, err
+		}
+	}
 	d := newDevice(h, file, o)
 	d.unsynced = created
 	if err := d.load(ctx, opts); err != nil {
@@ -70,6 +76,24 @@ func mayOpen(h *ondisk.Header, file block.Device, o formats.OpenOptions, opts *O
 		return block.WithHint(block.Corrupt(Name, "header", 72, "the image is marked as corrupt, and can only be read"), repairHint)
 	}
 	return nil
+}
+
+// repairRefcounts counts anew what an image uses whose last writer has not ended properly, and returns the header as it is then.
+func repairRefcounts(ctx context.Context, file block.Device, o formats.OpenOptions) (*ondisk.Header, error) {
+	o.Logger().Warn("the last writer of the image has not ended properly: refcounts are made anew", "file", o.Name)
+	res, err := check.Check(ctx, file, formats.CheckOptions{OpenOptions: o, Repair: formats.RepairAll})
+	if err != nil {
+		return nil, err
+	}
+	h, err := ondisk.ReadHeader(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	if h.IncompatibleFeatures&ondisk.IncompatDirty != 0 {
+		err := block.Corrupt(Name, "header", 72, "the last writer has not ended properly, and %d errors cannot be repaired", res.Corruptions+res.CheckErrors)
+		return nil, block.WithHint(err, repairHint)
+	}
+	return h, nil
 }
 
 const repairHint = "`imgtool check -r all` looks at it and repairs what it can"
