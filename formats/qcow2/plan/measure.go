@@ -3,9 +3,11 @@ package plan
 import (
 	"context"
 	"errors"
+	"math"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
 // Measure says how long the file gets that New makes of src, or, where src is nil, Empty with o.Size. Like QEMU it counts the metadata of a
@@ -37,7 +39,29 @@ func Measure(ctx context.Context, src block.Device, o formats.CreateOptions, opt
 		}
 	}
 	metadata := g.metadataBytes(disk)
-	return formats.Measurement{Required: metadata + required, FullyAllocated: metadata + disk}, nil
+	return formats.Measurement{Required: metadata + required, FullyAllocated: metadata + disk, Bitmaps: g.bitmapBytes(src)}, nil
+}
+
+// bitmapBytes returns what the bitmaps of src take as well, if they are copied: all their bits, the tables and the directory.
+func (g *geometry) bitmapBytes(src block.Device) (sum int64) {
+	kept, ok := block.As[formats.BitmapKeeper](src)
+	if !ok || g.header.Version < 3 {
+		return 0
+	}
+	up := func(n int64) int64 { return (n + g.ClusterSize - 1) &^ (g.ClusterSize - 1) }
+	directory := int64(0)
+	for _, b := range kept.Bitmaps() {
+		if b.InUse || b.Granularity <= 0 || g.size == 0 {
+			continue
+		}
+		bits := up((g.size-1)/b.Granularity/8 + 1)
+		if sum, ok = block.Add(sum, bits+up(bits/g.ClusterSize*8)); !ok {
+			return math.MaxInt64
+		}
+		entry := ondisk.BitmapEntry{Name: b.Name}
+		directory += int64(len(entry.Append(nil)))
+	}
+	return sum + up(directory)
 }
 
 // dataBytes returns how many bytes the clusters have in which src knows data.
