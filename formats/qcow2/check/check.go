@@ -105,6 +105,10 @@ func (c *checker) look() error {
 		}
 		return c.checkCopied(false)
 	})
+	if errors.Is(err, errScattered) {
+		c.found(formats.CheckError, 1, partCluster, -1, "%v", err)
+		err = nil
+	}
 	c.seen.ImageEndOffset = (c.seen.highest + 1) << c.h.ClusterBits
 	return err
 }
@@ -117,6 +121,9 @@ func (c *checker) windows(bare bool, use func() error) error {
 		if err := c.count(bare); err != nil {
 			return err
 		}
+		if c.counts.scattered {
+			return errScattered
+		}
 		c.quiet = true
 		if err := use(); err != nil {
 			return err
@@ -124,6 +131,9 @@ func (c *checker) windows(bare bool, use func() error) error {
 	}
 	return nil
 }
+
+// errScattered ends a look at an image that would take time without bound.
+var errScattered = errors.New("what the tables refer to is scattered over more of the file than can be counted")
 
 // count counts every reference of the image in the present window.
 func (c *checker) count(bare bool) error {

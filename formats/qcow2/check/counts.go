@@ -46,7 +46,13 @@ type counts struct {
 	narrow map[int64]*narrowPage
 	wide   map[int64]*widePage
 	used   int64 // bytes
+	added  int64 // references
+	// scattered says that the clusters that are referred to lie so far apart that counting stopped: no writer leaves a file so.
+	scattered bool
 }
+
+// minDensity is how many references a page has at least on the average, once there are more pages than the budget allows.
+const minDensity = 32
 
 // newCounts returns counts without tallies for the clusters from lo up to end.
 func newCounts(lo, end, unit, budget int64) *counts {
@@ -94,7 +100,8 @@ func (c *counts) pages() []int64 {
 // add counts w references to each of the n clusters from first on, as far as they lie in the window.
 func (c *counts) add(first, n int64, w uint64, flags uint64) {
 	first, end := max(first, c.lo), min(first+n, c.hi)
-	for first < end {
+	c.added += max(0, end-first)
+	for first < end && !c.scattered {
 		k := first >> pageBits
 		next := min(end, (k+1)<<pageBits)
 		if wide, found := c.wide[k]; found {
@@ -160,6 +167,10 @@ func (c *counts) grow(n int64) {
 		return
 	}
 	keys := c.pages()
+	if c.added < minDensity*int64(len(keys)) {
+		c.scattered = true
+		return
+	}
 	hi := keys[len(keys)/2] << pageBits
 	if hi = hi / c.unit * c.unit; hi <= c.lo {
 		hi = c.lo + c.unit

@@ -80,6 +80,7 @@ func TestHostile(t *testing.T) {
 		}},
 		{"snapshots that share the longest L1 table", func() *image {
 			i := newImage(t, 9, huge)
+			i.h.Size = 32 << 10
 			var table []byte
 			for range ondisk.MaxSnapshots {
 				s := ondisk.Snapshot{L1TableOffset: 1 << 30, L1Size: ondisk.MaxL1Bytes / 8, HasDiskSize: true}

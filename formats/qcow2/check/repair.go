@@ -22,6 +22,9 @@ func (c *checker) repair(how formats.Repair) (formats.CheckResult, error) {
 		return c.seen.CheckResult, err
 	}
 	before := c.seen.CheckResult
+	if c.counts.scattered {
+		return before, errScattered
+	}
 	if err := c.mend(how, tell); err != nil {
 		return before, err
 	}

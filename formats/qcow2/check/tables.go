@@ -59,6 +59,9 @@ func (c *checker) entries(list []span, use func(e uint64, at int64, s span) erro
 			}
 		}
 		err := c.readTables(pieces, piece, func(off int64, data []byte) error {
+			if c.counts != nil && c.counts.scattered {
+				return errScattered
+			}
 			data = data[:min(int64(len(data)), s.end-off)]
 			for i := 0; i+8 <= len(data); i += 8 {
 				if e := binary.BigEndian.Uint64(data[i:]); e != 0 {
@@ -83,7 +86,7 @@ type tableRef struct {
 }
 
 // maxTableRefs is how many L2 tables are remembered at a time.
-const maxTableRefs = 4 << 20
+const maxTableRefs = 1 << 20
 
 // gather returns the L2 tables from the offset lo on, in order of their offsets, and where to go on: at math.MaxInt64 there are no more.
 // l1 is called for every entry of an L1 table, and says where it leads; ok is false where that is nowhere.
@@ -157,6 +160,9 @@ func (c *checker) eachTable(list []tableRef, use func(t tableRef, data []byte) e
 	return c.readTables(offs, c.h.ClusterSize(), func(_ int64, data []byte) error {
 		t := list[i]
 		i++
+		if c.counts != nil && c.counts.scattered {
+			return errScattered
+		}
 		if data == nil {
 			return nil
 		}

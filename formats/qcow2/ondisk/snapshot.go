@@ -125,7 +125,7 @@ func ReadSnapshots(ctx context.Context, dev block.Device, h *Header) ([]Snapshot
 			p, off = p[min(n, len(p)):], off+int64(n) // the file may end before the padding of the last entry
 			continue
 		}
-		q := make([]byte, min(max(int64(need-len(p)), snapshotBatch), dev.Size()-end))
+		q := make([]byte, max(0, min(max(int64(need-len(p)), snapshotBatch), dev.Size()-end)))
 		if len(q) == 0 {
 			return nil, 0, block.Corrupt(Format, "snapshot table", off, "the file ends inside it: %w", io.ErrUnexpectedEOF)
 		}
