@@ -216,11 +216,3 @@ func (d *Device) dropTables(size int64) {
 		d.freed.unlink(span{table >> d.clusterBits, 1})
 	}
 }
-
-// preallocate gives places to what lies from off on.
-func (d *Device) preallocate(ctx context.Context, off int64, p formats.Preallocation) error {
-	if p == formats.PreallocOff {
-		return nil
-	}
-	return fmt.Errorf("preallocation=%s of an image that grows is not supported", p)
-}

@@ -1,0 +1,88 @@
+package qcow2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
+)
+
+// preallocate gives places that read as zero to the clusters that lie behind off.
+func (d *Device) preallocate(ctx context.Context, off int64, p formats.Preallocation) error {
+	switch p {
+	case formats.PreallocOff:
+		return nil
+	case formats.PreallocMetadata, formats.PreallocFalloc, formats.PreallocFull:
+	default:
+		return fmt.Errorf("preallocation=%s is not known", p)
+	}
+	if d.h.CryptMethod != ondisk.CryptNone {
+		return fmt.Errorf("preallocation=%s of an encrypted image: %w", p, errors.ErrUnsupported)
+	}
+	never := func(context.Context, int64) (bool, error) { return false, nil }
+	return d.eachSlice(ctx, d.ceil(off), d.ceil(d.Size()), never, func(s *slice, off, end int64) error {
+		for off < end {
+			n, err := d.preallocateRun(ctx, s, off, end, p)
+			if err != nil {
+				return err
+			}
+			off += n
+		}
+		return nil
+	})
+}
+
+// preallocateRun does that for the first clusters of [off, end), and returns how many bytes of the disk they have.
+func (d *Device) preallocateRun(ctx context.Context, s *slice, off, end int64, p formats.Preallocation) (int64, error) {
+	clusters := int64(0)
+	for guest := off; guest < end; guest += d.clusterSize {
+		e, err := d.entry(s, d.entryIndex(guest), guest)
+		if err != nil {
+			return 0, err
+		}
+		if e.hasPlace || e.kind == packed {
+			if clusters == 0 {
+				return d.clusterSize, nil
+			}
+			break
+		}
+		clusters++
+	}
+	host := off
+	if !d.data.named {
+		var err error
+		if host, clusters, _, err = d.refs.allocate(ctx, clusters); err != nil {
+			return 0, err
+		}
+	}
+	n := clusters << d.clusterBits
+	if err := d.reserve(ctx, host, n, p); err != nil {
+		return 0, err
+	}
+	i := d.entryIndex(off)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range clusters {
+		d.update(s, i+int(k), uint64(host+k<<d.clusterBits)|ondisk.Copied, ondisk.Bitmap(1<<ondisk.Subclusters-1, 0))
+	}
+	return n, nil
+}
+
+// reserve makes n bytes of the file with the data zero.
+func (d *Device) reserve(ctx context.Context, host, n int64, p formats.Preallocation) error {
+	dev, err := d.dataFile(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.wroteTo()
+	switch p {
+	case formats.PreallocFull:
+		return block.WriteZeros(ctx, dev, host, n, 0)
+	case formats.PreallocFalloc:
+		return dev.Zero(ctx, host, n, block.NoHole)
+	}
+	return dev.Zero(ctx, host, n, 0)
+}
