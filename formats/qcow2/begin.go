@@ -47,6 +47,9 @@ func (d *Device) beginChanges(ctx context.Context) error {
 	if d.begun.Load() {
 		return nil
 	}
+	if err := d.verifyReferenced(ctx); err != nil {
+		return err
+	}
 	ctx = context.WithoutCancel(ctx)
 	kept := ondisk.AutoclearDataFileRaw
 	if d.recorder != nil {

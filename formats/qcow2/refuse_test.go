@@ -120,7 +120,11 @@ func TestUnsafeWrites(t *testing.T) {
 		"data in the refcount table": func(m *block.Memory, h *ondisk.Header) {
 			put64(t, m, l2Of(t, m, h), ondisk.Copied|h.RefcountTableOffset)
 		},
-		"data in the refcounts":     func(m *block.Memory, h *ondisk.Header) { put64(t, m, l2Of(t, m, h), ondisk.Copied|refcounts(m, h)) },
+		"data in the refcounts": func(m *block.Memory, h *ondisk.Header) { put64(t, m, l2Of(t, m, h), ondisk.Copied|refcounts(m, h)) },
+		"data elsewhere is not counted, and something is free": func(m *block.Memory, h *ondisk.Header) {
+			cluster := get64(t, m, l2Of(t, m, h)+16) & ondisk.OffsetMask >> 16
+			ok(t, m.Write(ctx, []byte{0, 0}, int64(refcounts(m, h)+2*cluster), 0))
+		},
 		"packed data in the header": func(m *block.Memory, h *ondisk.Header) { put64(t, m, l2Of(t, m, h), ondisk.Compressed|100) },
 		"L2 is not counted": func(m *block.Memory, h *ondisk.Header) {
 			ok(t, m.Write(ctx, []byte{0, 0}, int64(refcounts(m, h)+2*(l2Of(t, m, h)>>16)), 0))
