@@ -30,9 +30,9 @@ func sample(r *rand.Rand, n int) []byte {
 
 // TestRead reads images of every kind that qemu-img writes.
 func TestRead(t *testing.T) {
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	r := rand.New(rand.NewPCG(1, 1))
-	const size = 6<<20 + 512*77
+	const size = 3<<20 + 512*77
 	want := sample(r, size)
 	raw := filepath.Join(dir, "raw")
 	ok(t, os.WriteFile(raw, want, 0o666))
