@@ -24,7 +24,7 @@ func (a *app) finishQemuImg(err error) int {
 	switch {
 	case errors.Is(err, context.Canceled):
 		code, err = exitInterrupted, errors.New("interrupted")
-	case errors.As(err, &own) && own.code == exitSalvaged: // as asked for with --salvage; the log has told it
+	case errors.As(err, &own) && a.qemu.Command == "convert" && own.code == exitSalvaged: // as asked for with --salvage; the log has told it
 		return exitDone
 	case errors.As(err, &own):
 		code = own.code
