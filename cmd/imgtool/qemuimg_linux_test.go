@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // TestQemuImgLink runs the program by a link of that name, in 1 GiB of address space and 2 seconds of processor time: Incus lets qemu-img
@@ -37,4 +41,44 @@ func TestQemuImgLink(t *testing.T) {
 	}
 	run("convert -c -O qcow2 b c")
 	run("compare a c")
+}
+
+// TestQemuImgSignal asks how far a conversion is that nobody wants to see the progress of.
+func TestQemuImgSignal(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte{1}, 64<<20), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "imgtool", qemuImgName, "convert", "-r", "1M", "a", "b")
+	cmd.Dir = dir
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for { // the temporary file is there, and the program listens
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(names) > 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := bufio.NewReader(out).ReadString('\r'); err != nil || !strings.HasSuffix(text, "/100%)\r") {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // the code is looked at
+	if names, _ := os.ReadDir(dir); cmd.ProcessState.ExitCode() != exitInterrupted || len(names) != 1 {
+		t.Errorf("ends with %d and leaves %v", cmd.ProcessState.ExitCode(), names)
+	}
 }
