@@ -86,7 +86,11 @@ func fieldsEnd(h *ondisk.Header) int64 {
 func (d *Device) sameLayout(h *ondisk.Header) bool {
 	old := d.h
 	return h.Version == old.Version && h.CompressionType == old.CompressionType && h.BackingFile == old.BackingFile &&
-		slices.EqualFunc(h.Extensions, old.Extensions, func(a, b ondisk.Extension) bool { return a.Type == b.Type && bytes.Equal(a.Data, b.Data) })
+		slices.EqualFunc(h.Extensions, old.Extensions, sameExtension)
+}
+
+func sameExtension(a, b ondisk.Extension) bool {
+	return a.Type == b.Type && bytes.Equal(a.Data, b.Data)
 }
 
 // overOldHeader returns p with zeros behind it, so that nothing of the old header stands there. In cluster 0 there is nothing else.

@@ -8,22 +8,15 @@ import (
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
-// changeRecorder is told of changes of the disk: what keeps bitmaps.
-type changeRecorder interface {
-	// begin is called once, before the first change, and may write to the image.
-	begin(ctx context.Context) error
-	// changes is called before a range is changed, from many goroutines.
-	changes(off, n int64)
-	// store makes durable what has been recorded, before the image is closed.
-	store(ctx context.Context) error
-}
-
 // prepareWrite reads what writing needs.
 func (d *Device) prepareWrite(ctx context.Context) error {
 	caps := d.file.Info().Caps
 	d.grows = caps.Grow
 	d.untouched = d.ceil(d.file.Size())
 	d.l1Dirty = map[int64]bool{}
+	if _, err := d.loadBitmaps(ctx); err != nil {
+		return err
+	}
 	return d.loadRefcounts(ctx)
 }
 
@@ -34,10 +27,10 @@ func (d *Device) beforeChange(ctx context.Context, off, n int64) error {
 			return err
 		}
 	}
-	if d.recorder != nil && n > 0 {
-		d.recorder.changes(off, n)
+	if n == 0 {
+		return nil
 	}
-	return nil
+	return d.bitmaps.changes(ctx, off, n)
 }
 
 // beginChanges clears the features that writing makes invalid, durably.
@@ -51,13 +44,10 @@ func (d *Device) beginChanges(ctx context.Context) error {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	kept := ondisk.AutoclearDataFileRaw
-	if d.recorder != nil {
-		kept |= ondisk.AutoclearBitmaps
-		if err := d.recorder.begin(ctx); err != nil {
-			return err
-		}
+	if err := d.bitmaps.begin(ctx); err != nil {
+		return err
 	}
+	kept := ondisk.AutoclearKnown
 	if d.h.Version >= 3 && d.h.AutoclearFeatures&^kept != 0 {
 		left := d.h.AutoclearFeatures & kept
 		var p [8]byte
@@ -103,8 +93,8 @@ func (d *Device) finish() error {
 	}
 	ctx := context.Background()
 	var err error
-	if d.recorder != nil && d.begun.Load() {
-		err = d.recorder.store(ctx)
+	if d.begun.Load() {
+		err = d.bitmaps.store(ctx)
 	}
 	if err := errors.Join(err, d.commit(ctx, false)); err != nil {
 		return err

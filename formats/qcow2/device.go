@@ -17,14 +17,15 @@ type Device struct {
 	users users
 	geometry
 
-	file     block.Device // the image file
-	o        formats.OpenOptions
-	writable bool
-	slowZero bool  // zeros must be written
-	memory   int64 // bytes that all caches together may hold
-	data     reference
-	backing  reference
-	crypt    cipher // nil where the data is not encrypted
+	file      block.Device // the image file
+	o         formats.OpenOptions
+	writable  bool
+	slowZero  bool // zeros must be written
+	encrypted bool
+	memory    int64 // bytes that all caches together may hold
+	data      reference
+	backing   reference
+	crypt     cipher // nil where the data is not encrypted
 
 	// These change only while no other call runs.
 	h        *ondisk.Header
@@ -47,7 +48,8 @@ type Device struct {
 
 	begun     atomic.Bool // something has been changed
 	beginning sync.Mutex
-	recorder  changeRecorder // nil where nobody wants to know
+	loading   sync.Mutex
+	bitmaps   *bitmaps // nil where nobody has asked for them, under loading; when the image is open for writing they are there
 
 	committing sync.Mutex
 	unsynced   bool // the image is new and nobody has flushed it: the order of writes does not matter. Under committing
@@ -60,7 +62,7 @@ type Device struct {
 // Info implements block.Device.
 func (d *Device) Info() block.Info {
 	unit := int64(1)
-	if d.h.CryptMethod != ondisk.CryptNone {
+	if d.encrypted {
 		unit = ondisk.SectorSize
 	}
 	w := d.writable
@@ -68,7 +70,7 @@ func (d *Device) Info() block.Info {
 		Name: d.file.Info().Name, Format: Name, MinBlock: unit, PreferredBlock: d.clusterSize,
 		Caps: block.Caps{
 			Write: w, Resize: w, Zero: w && !d.slowZero, FastZero: w && !d.slowZero, Discard: w,
-			Packed: !d.data.named || d.h.CryptMethod != ondisk.CryptNone, Prefetch: d.file.Info().Caps.Prefetch,
+			Packed: !d.data.named || d.encrypted, Prefetch: d.file.Info().Caps.Prefetch,
 		},
 	}
 }

@@ -2,8 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
@@ -110,7 +108,7 @@ func (d *Device) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 	}
 	defer d.calls.end()
 	if m.Bitmap != "" {
-		return buf, fmt.Errorf("bitmap %q: %w", m.Bitmap, errors.ErrUnsupported)
+		return d.bitmapExtents(ctx, m.Bitmap, off, n, buf)
 	}
 	defer d.users.leave(d.users.enter())
 	base := len(buf)

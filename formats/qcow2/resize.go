@@ -22,10 +22,17 @@ func (d *Device) ResizePreallocated(ctx context.Context, size int64, p formats.P
 		if err := d.mayResize(size, p); err != nil {
 			return err
 		}
-		if size < old {
-			return d.shrink(ctx, size)
+		if err := d.bitmaps.beginResize(ctx, size); err != nil {
+			return err
 		}
-		if err := d.grow(ctx, size); err != nil {
+		change := d.grow
+		if size < old {
+			change = d.shrink
+		}
+		if err := change(ctx, size); err != nil {
+			return err
+		}
+		if err := d.bitmaps.endResize(ctx, old); err != nil {
 			return err
 		}
 		return d.preallocate(ctx, old, p)
