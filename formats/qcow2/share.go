@@ -1,0 +1,145 @@
+package qcow2
+
+import (
+	"context"
+	"errors"
+
+	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
+)
+
+// What a snapshot and the disk use both has a refcount above 1 and no COPIED flag, so that whoever writes there makes a copy.
+
+// eachUse calls do for the clusters that an L1 table refers to, in runs: its L2 tables and what they refer to. A cluster that is used several times
+// comes as often. Tables may be freed once do has been called for what they refer to.
+func (d *Device) eachUse(ctx context.Context, l1 []uint64, do func(use span) error) error {
+	return d.forEachTable(ctx, l1, func(_ int, table int64, entries []uint64) (bool, error) {
+		var s span
+		for i := 0; i < len(entries); i += d.entryWords {
+			first, n, err := d.usedBy(entries[i], table+int64(8*i))
+			switch {
+			case err != nil:
+				return false, err
+			case n == 0:
+				continue
+			case first == s.first+s.n:
+				s.n += n
+				continue
+			case s.n > 0:
+				if err := do(s); err != nil {
+					return false, err
+				}
+			}
+			s = span{first, n}
+		}
+		if s.n > 0 {
+			if err := do(s); err != nil {
+				return false, err
+			}
+		}
+		return false, do(span{table >> d.clusterBits, 1})
+	})
+}
+
+// usedBy returns the clusters of the file that an L2 entry refers to. at is where the entry lies.
+func (d *Device) usedBy(word uint64, at int64) (first, n int64, err error) {
+	if word&ondisk.Compressed != 0 {
+		off, length := ondisk.CompressedRange(word, d.clusterBits)
+		first = off >> d.clusterBits
+		return first, (off+length-1)>>d.clusterBits - first + 1, nil
+	}
+	off := int64(word & ondisk.OffsetMask)
+	switch {
+	case d.data.named || off == 0:
+		return 0, 0, nil
+	case off&(d.clusterSize-1) != 0:
+		return 0, 0, d.corrupt("L2 table", at, "entry %#x does not lead to the beginning of a cluster", word)
+	}
+	return off >> d.clusterBits, 1, nil
+}
+
+// shareTables lets one more L1 table refer to all that l1 does: it raises refcounts, makes them durable, takes the COPIED flags from the L2 tables of l1, and
+// calls link, which makes the other table known. Where that fails, all is as it was.
+func (d *Device) shareTables(ctx context.Context, l1 []uint64, link func() error) error {
+	var raised []span
+	err := d.eachUse(ctx, l1, func(use span) error {
+		err := d.refs.change(ctx, use.first, use.n, 1)
+		if err == nil {
+			raised = append(raised, use)
+		}
+		return err
+	})
+	if err == nil {
+		if err = errors.Join(d.refs.write(ctx), d.syncFile(ctx)); err == nil {
+			if err = d.dropFlags(ctx, l1); err == nil {
+				if err = link(); err == nil {
+					return nil
+				}
+			}
+		}
+	}
+	for _, use := range raised {
+		err = errors.Join(err, d.refs.change(ctx, use.first, use.n, -1))
+	}
+	return errors.Join(err, d.flagOwn(ctx))
+}
+
+// dropFlags takes the COPIED flags from the L2 tables of l1, of which nothing is in memory afterwards.
+func (d *Device) dropFlags(ctx context.Context, l1 []uint64) error {
+	defer d.tables.dropAll()
+	return d.forEachTable(ctx, l1, func(_ int, _ int64, entries []uint64) (changed bool, err error) {
+		for i := 0; i < len(entries); i += d.entryWords {
+			if entries[i]&ondisk.Copied != 0 {
+				entries[i] &^= ondisk.Copied
+				changed = true
+			}
+		}
+		return changed, nil
+	})
+}
+
+// flagOwn gives the COPIED flag to every entry of the disk that alone refers to its cluster, and takes it from the others.
+func (d *Device) flagOwn(ctx context.Context) error {
+	l1 := d.shownL1()
+	err := d.forEachTable(ctx, l1, func(i int, table int64, entries []uint64) (changed bool, err error) {
+		own, _, err := d.refs.lastUsers(ctx, table>>d.clusterBits, 1)
+		if err != nil {
+			return false, err
+		}
+		if own {
+			l1[i] |= ondisk.Copied
+		}
+		for k := 0; k < len(entries); k += d.entryWords {
+			first, n, err := d.usedBy(entries[k], table+int64(8*k))
+			if err != nil {
+				return changed, err
+			}
+			if n == 0 || entries[k]&ondisk.Compressed != 0 {
+				continue
+			}
+			word := entries[k] &^ ondisk.Copied
+			if own, _, err := d.refs.lastUsers(ctx, first, 1); err != nil {
+				return changed, err
+			} else if own {
+				word |= ondisk.Copied
+			}
+			changed = changed || word != entries[k]
+			entries[k] = word
+		}
+		return changed, nil
+	})
+	if err != nil {
+		return err
+	}
+	return d.writeFlags(ctx, l1)
+}
+
+// writeFlags writes the L1 table of the disk in its place, durably, and forgets what is in memory of its L2 tables.
+func (d *Device) writeFlags(ctx context.Context, l1 []uint64) error {
+	if len(l1) > 0 {
+		if err := d.writeTable(ctx, l1, d.l1Offset); err != nil {
+			return err
+		}
+	}
+	d.setL1(l1, d.l1Offset)
+	return d.syncFile(ctx)
+}
