@@ -178,6 +178,23 @@ func (b *refBlock) used(i int64, order uint32) int64 {
 	return k - i
 }
 
+// trim returns where the last cluster of the file ends that is in use. What lies behind it counts as untouched from now on.
+func (r *refcounts) trim(ctx context.Context) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.d.file.Size() >> r.d.clusterBits
+	for ; c > 0; c-- {
+		if v, err := r.countLocked(ctx, c); err != nil {
+			return 0, err
+		} else if v > 0 {
+			break
+		}
+	}
+	end := (c + 1) << r.d.clusterBits
+	r.d.untouched = min(r.d.untouched, end)
+	return end, nil
+}
+
 // newBlock makes the refcount block with an index, which lies at the free cluster at, one of those that it counts itself.
 func (r *refcounts) newBlock(ctx context.Context, index, at int64) (*refBlock, error) {
 	if index >= int64(len(r.table)) {

@@ -88,8 +88,11 @@ func (d *Device) flush(ctx context.Context) error {
 
 // finish writes what is still in memory, when no other call runs and none will. It waits for the disk only where the order of writes asks for it.
 func (d *Device) finish() error {
-	if !d.writable || d.broken() != nil {
+	if !d.writable {
 		return nil
+	}
+	if err := d.broken(); err != nil {
+		return err
 	}
 	ctx := context.Background()
 	var err error

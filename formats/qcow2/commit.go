@@ -230,7 +230,7 @@ func (d *Device) release(ctx context.Context, list []span) error {
 		for s.n > 0 {
 			last, n, err := d.refs.lastUsers(ctx, s.first, s.n)
 			if err == nil && last { // before others can take them
-				err = d.punch(ctx, s.first, n)
+				d.punch(ctx, s.first, n)
 			}
 			errs = append(errs, err, d.refs.change(ctx, s.first, n, -1))
 			s.first, s.n = s.first+n, s.n-n
@@ -239,14 +239,15 @@ func (d *Device) release(ctx context.Context, list []span) error {
 	return errors.Join(errs...)
 }
 
-// punch gives the space of clusters back.
-func (d *Device) punch(ctx context.Context, first, n int64) error {
+// punch gives the space of clusters back, where that can be done: if not, it is only space.
+func (d *Device) punch(ctx context.Context, first, n int64) {
 	off := first << d.clusterBits
-	n = min(n<<d.clusterBits, d.file.Size()-off)
-	if n <= 0 || !d.file.Info().Caps.Discard {
-		return nil
+	if n = min(n<<d.clusterBits, d.file.Size()-off); n <= 0 || !d.file.Info().Caps.Discard {
+		return
 	}
-	return d.file.Discard(ctx, off, n)
+	if err := d.file.Discard(ctx, off, n); err != nil {
+		d.o.Logger().Warn("space of the image file is not given back", "file", d.o.Name, "error", err)
+	}
 }
 
 // writeFile writes a structure of the image file.

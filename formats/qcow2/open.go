@@ -99,7 +99,7 @@ func repairRefcounts(ctx context.Context, file block.Device, o formats.OpenOptio
 const repairHint = "`imgtool check -r all` looks at it and repairs what it can"
 
 func newDevice(h *ondisk.Header, file block.Device, o formats.OpenOptions) *Device {
-	d := &Device{geometry: newGeometry(h), h: h, file: file, o: o, writable: o.Write}
+	d := &Device{geometry: newGeometry(h), h: h, file: file, o: o, writable: o.Write, encrypted: h.CryptMethod != ondisk.CryptNone}
 	d.size.Store(int64(h.Size))
 	memory := o.Memory
 	if memory <= 0 {

@@ -185,3 +185,26 @@ func TestFreedWhileUsed(t *testing.T) {
 		f.verify(t, "closed")
 	}
 }
+
+// TestInfoWhileResizing asks for what is constant while the header changes.
+func TestInfoWhileResizing(t *testing.T) {
+	d := kindOfImage{options: "cluster_size=512"}.template(t, 1<<20).open(t, true)
+	var wait sync.WaitGroup
+	done := make(chan struct{})
+	wait.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				d.Info()
+				d.Size()
+			}
+		}
+	})
+	for size := int64(1 << 20); size < 64<<20; size *= 2 {
+		ok(t, d.Resize(ctx, size))
+	}
+	close(done)
+	wait.Wait()
+}

@@ -48,8 +48,6 @@ func (d *Device) mayResize(size int64, p formats.Preallocation) error {
 		return fmt.Errorf("%d bytes: with clusters of %d bytes an image has at most %d", size, d.clusterSize, int64(ondisk.MaxL1Bytes/8)<<d.l1Bits)
 	case size < d.Size() && p != formats.PreallocOff:
 		return fmt.Errorf("preallocation=%s: there is nothing to allocate in a smaller image", p)
-	case size < d.Size() && d.h.NbSnapshots > 0:
-		return block.WithHint(fmt.Errorf("the image has %d snapshots, and cannot get smaller", d.h.NbSnapshots), "delete the snapshots first")
 	case d.h.Version < 3 && d.h.NbSnapshots > 0 && size != d.Size():
 		return block.WithHint(fmt.Errorf("the image has %d snapshots, of which version 2 does not keep the size", d.h.NbSnapshots), "amend it to compat=1.1 first")
 	}
@@ -187,7 +185,20 @@ func (d *Device) shrink(ctx context.Context, size int64) error {
 		return err
 	}
 	d.size.Store(size)
-	return nil
+	return d.trim(ctx)
+}
+
+// trim cuts off what is free at the end of the file.
+func (d *Device) trim(ctx context.Context) error {
+	if !d.file.Info().Caps.Resize {
+		return nil
+	}
+	end, err := d.refs.trim(ctx)
+	if err != nil || end >= d.file.Size() {
+		return err
+	}
+	d.wrote.Store(true)
+	return d.file.Resize(ctx, end)
 }
 
 // dropCluster takes the cluster at guest out of the tables.

@@ -36,7 +36,7 @@ func (d *Device) change(ctx context.Context, off, n int64, f block.Flags, do fun
 	if f&block.FUA != 0 {
 		return d.flush(ctx)
 	}
-	if d.tables.crowded() || d.refs.crowded() || d.freed.crowded() {
+	if d.refs.crowded() || d.freed.crowded() {
 		return d.commit(ctx, false)
 	}
 	return nil
@@ -49,6 +49,9 @@ func (d *Device) write(ctx context.Context, p []byte, off int64) error {
 		m, err := d.overwrite(ctx, p[:n], off)
 		if err == nil && m < n {
 			err = d.writeNew(ctx, p[m:n], off+m)
+		}
+		if err == nil && d.tables.crowded() {
+			err = d.commit(ctx, false)
 		}
 		if err != nil {
 			return err

@@ -232,24 +232,31 @@ func (d *Device) Discard(ctx context.Context, off, n int64) error {
 		}
 		nothing := func(context.Context, int64) (bool, error) { return true, nil }
 		return d.eachSlice(ctx, first, last, nothing, func(s *slice, off, end int64) error {
-			for ; off < end; off += d.clusterSize {
-				if err := d.discardCluster(ctx, s, off); err != nil {
+			for at := off; at < end; at += d.clusterSize {
+				if err := d.discardCluster(ctx, s, at); err != nil {
 					return err
 				}
+			}
+			if d.data.named { // its places are not given to others
+				return d.discardData(ctx, off, end)
 			}
 			return nil
 		})
 	})
 }
 
-// discardData passes the hint on to a raw data file; the tables stay as they are.
+// discardData passes the hint on to the data file.
 func (d *Device) discardData(ctx context.Context, off, end int64) error {
 	dev, err := d.dataFile(ctx)
 	if err != nil || off >= end {
 		return err
 	}
-	d.wroteTo()
-	return dev.Discard(ctx, off, max(0, min(end, dev.Size())-off))
+	n := min(end, dev.Size()) - off
+	if n <= 0 {
+		return nil
+	}
+	defer d.wroteTo()
+	return dev.Discard(ctx, off, n)
 }
 
 // discardCluster gives up the cluster at guest, which is locked.
