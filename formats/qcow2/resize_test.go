@@ -50,7 +50,7 @@ func TestResizeLimits(t *testing.T) {
 	qemuIO(t, path, "write -P 1 0 1M")
 	qemuImg(t, "snapshot", "-c", "one", path)
 	d := openPath(t, path, true)
-	for _, size := range []int64{-1, 1 << 62, 1 << 40, 512 << 10} {
+	for _, size := range []int64{-1, 1 << 62, 1 << 40} {
 		if err := d.Resize(ctx, size); err == nil {
 			t.Errorf("%d bytes", size)
 		}
@@ -66,6 +66,30 @@ func TestResizeLimits(t *testing.T) {
 	}
 	if err := d.Resize(ctx, 2<<20); !errors.Is(err, block.ErrReadOnly) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestShrinkSnapshots makes a disk smaller whose snapshots keep what it had.
+func TestShrinkSnapshots(t *testing.T) {
+	for _, options := range []string{"", "cluster_size=512", "cluster_size=16k,extended_l2=on"} {
+		path := filepath.Join(t.TempDir(), "image")
+		create(t, path, options, "4M")
+		qemuIO(t, path, "write -P 1 0 3M")
+		qemuImg(t, "snapshot", "-c", "one", path)
+		qemuIO(t, path, "write -P 2 1M 1M")
+		d := openPath(t, path, true)
+		ok(t, d.Resize(ctx, 1<<20+512))
+		same(t, contents(t, d, rand.New(rand.NewPCG(1, 3))), append(bytes.Repeat([]byte{1}, 1<<20), bytes.Repeat([]byte{2}, 512)...))
+		ok(t, d.Close())
+		clean(t, path, options)
+		d = openPath(t, path, false, "snapshot=one")
+		same(t, contents(t, d, rand.New(rand.NewPCG(1, 4))), append(bytes.Repeat([]byte{1}, 3<<20), make([]byte, 1<<20)...))
+	}
+	path := filepath.Join(t.TempDir(), "old")
+	create(t, path, "compat=0.10", "4M")
+	qemuImg(t, "snapshot", "-c", "one", path)
+	if err := openPath(t, path, true).Resize(ctx, 1<<20); err == nil {
+		t.Error("version 2 does not keep the size of a snapshot")
 	}
 }
 
