@@ -73,6 +73,7 @@ type l1Fix struct {
 	entry uint64
 }
 
+// fixL1 writes entries of L1 tables, unless something else lies there.
 func (c *checker) fixL1(list []l1Fix) error {
 	if c.seen.overlaps {
 		return nil

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
@@ -70,7 +71,7 @@ func (c *checker) mend(how formats.Repair, tell func(formats.Problem)) error {
 		}
 	}
 	if all && f.clear > 0 {
-		if err := c.editTables(c.clearEntries); err != nil {
+		if err := c.clearTables(); err != nil {
 			return err
 		}
 		if err := c.dev.Flush(c.ctx); err != nil {
@@ -103,6 +104,31 @@ func (c *checker) setCounts(fix change) error {
 		return err
 	}
 	return c.dev.Flush(c.ctx)
+}
+
+// clearTables clears the entries of all L1 and L2 tables of which a part must go.
+func (c *checker) clearTables() error {
+	for lo := int64(0); lo < math.MaxInt64; {
+		var empty []l1Fix
+		list, next, err := c.gather(lo, func(e uint64, at int64, _ span) (int64, bool) {
+			if lo == 0 && e == ondisk.Copied && len(empty) < maxTableRefs {
+				empty = append(empty, l1Fix{at: at})
+			}
+			off := int64(e & ondisk.OffsetMask)
+			return off, c.isTable(off)
+		})
+		if err != nil {
+			return err
+		}
+		if err := c.fixL1(empty); err != nil {
+			return err
+		}
+		if err := c.eachTable(list, c.clearEntries); err != nil {
+			return err
+		}
+		lo = next
+	}
+	return nil
 }
 
 // clearEntries clears the entries of an L2 table of which a part must go.

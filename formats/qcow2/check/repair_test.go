@@ -153,3 +153,24 @@ func TestReadOnly(t *testing.T) {
 	_, err = Check(t.Context(), dev, formats.CheckOptions{})
 	must(t, err)
 }
+
+// TestEmptyEntry: an entry of an L1 table that has nothing but the COPIED flag is damage, and is cleared.
+func TestEmptyEntry(t *testing.T) {
+	img := small(t, 9, 0)
+	dev := memory(t, img)
+	sound, err := Check(t.Context(), dev, formats.CheckOptions{Repair: formats.RepairAll})
+	must(t, err)
+	if code(sound, nil) != 0 {
+		t.Fatalf("%+v", sound)
+	}
+	h, err := ondisk.ReadHeader(t.Context(), dev)
+	must(t, err)
+	must(t, dev.Write(t.Context(), binary.BigEndian.AppendUint64(nil, ondisk.Copied), int64(h.L1TableOffset), 0))
+	before, err := Check(t.Context(), dev, formats.CheckOptions{})
+	must(t, err)
+	after, err := Check(t.Context(), dev, formats.CheckOptions{Repair: formats.RepairAll})
+	must(t, err)
+	if before.Corruptions != 1 || code(after, nil) != 0 || after.CorruptionsFixed != 1 {
+		t.Errorf("%+v becomes %+v", before, after)
+	}
+}

@@ -187,7 +187,13 @@ func (c *checker) countL1Entry(e uint64, at int64, s span) (off int64, ok bool) 
 		flags |= copiedFlag(e)
 	}
 	switch {
+	case off == 0 && e != ondisk.Copied:
+		return 0, false
 	case off == 0:
+		c.corrupt(n, partL1, at, "an entry has the COPIED flag and leads nowhere")
+		if !c.quiet {
+			c.seen.clear++
+		}
 		return 0, false
 	case off&(c.h.ClusterSize()-1) != 0:
 		c.corrupt(n, partL1, at, "entry %#x leads to an L2 table that does not begin with a cluster", e)
@@ -217,22 +223,4 @@ func (c *checker) copiedBeyond(e uint64, at int64, part string, n int64) {
 	if n > 0 && e&ondisk.Copied != 0 {
 		c.corrupt(n, part, at, "entry %#x has the COPIED flag, and what it points to is not counted", e)
 	}
-}
-
-// editTables calls use for every L2 table that is not zero.
-func (c *checker) editTables(use func(t tableRef, data []byte) error) error {
-	for lo := int64(0); lo < math.MaxInt64; {
-		list, next, err := c.gather(lo, func(e uint64, _ int64, _ span) (int64, bool) {
-			off := int64(e & ondisk.OffsetMask)
-			return off, c.isTable(off)
-		})
-		if err != nil {
-			return err
-		}
-		if err := c.eachTable(list, use); err != nil {
-			return err
-		}
-		lo = next
-	}
-	return nil
 }
