@@ -22,6 +22,8 @@ type measuring struct {
 	to       string
 	options  []string
 	size     size
+
+	withBitmaps bool // source and new image can keep bitmaps
 }
 
 func newMeasure(a *app) *cobra.Command {
@@ -75,6 +77,9 @@ func (v *measuring) run(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if v.qemu != nil {
+		return v.printQemuMeasure(m)
+	}
 	if v.json {
 		return v.printJSON(m)
 	}
@@ -106,6 +111,7 @@ func (v *measuring) measure(ctx context.Context, d *formats.Driver, values map[s
 	}
 	defer img.Close()
 	o.Size = img.Device.Size()
+	v.withBitmaps = keepsBitmaps(ctx, img.Device) && hasOption(d, "compat") && values["compat"] != "0.10"
 	m, err := d.Measure(ctx, img.Device, o)
 	return m, nameError(img, err)
 }

@@ -54,6 +54,12 @@ func (a *app) qemuText(err error) string {
 	if text := a.qemuCommandText(err); text != "" {
 		return text
 	}
+	var notYet *chain.UsageError
+	for source, typed := range a.qemu.Typed {
+		if errors.As(err, &notYet) && strings.Contains(source, "://") { // a URL that this version has no source for
+			return fmt.Sprintf("Could not open '%s': %s", typed, message(err))
+		}
+	}
 	var at *convert.Error
 	if errors.As(err, &at) && at.Op != convert.Describe {
 		return fmt.Sprintf("error while %s at byte %d: %s", map[string]string{convert.Read: "reading", convert.Write: "writing"}[at.Op], at.Off, strerror(at.Err))
@@ -229,25 +235,25 @@ func snapshotText(action, name string, missing, unsupported bool) string {
 	return ""
 }
 
-// bitmapText returns the text for an error of which the message begins with what was to be done.
+// bitmapText returns the text for an error that says which action it was.
 func bitmapText(err error, q *qemuimg.Call, missing bool) string {
-	var named *chain.Error
-	if !errors.As(err, &named) {
-		return ""
+	text := err.Error()
+	for _, action := range []string{"add", "remove", "clear", "enable", "disable", "merge"} {
+		_, why, found := strings.Cut(text, fmt.Sprintf("%s bitmap %q: ", action, q.Operand))
+		switch {
+		case !found:
+			continue
+		case errors.Is(err, fs.ErrExist):
+			why = "Bitmap already exists: " + q.Operand
+		case missing && action == "merge":
+			why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Source)
+		case missing:
+			why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Operand)
+		}
+		return fmt.Sprintf("Operation %s on bitmap %s failed: %s", action, q.Operand, why)
 	}
-	action, _, _ := strings.Cut(named.Err.Error(), " ")
-	why := ""
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		why = "Bitmap already exists: " + q.Operand
-	case missing && action == "merge":
-		why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Source)
-	case missing:
-		why = fmt.Sprintf("Dirty bitmap '%s' not found", q.Operand)
-	case errors.Is(err, errors.ErrUnsupported):
-		action, why = q.Action, "Can't store persistent bitmaps: Operation not supported"
-	default:
-		return ""
+	if errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Sprintf("Operation %s on bitmap %s failed: Can't store persistent bitmaps: Operation not supported", q.Action, q.Operand)
 	}
-	return fmt.Sprintf("Operation %s on bitmap %s failed: %s", action, q.Operand, why)
+	return ""
 }

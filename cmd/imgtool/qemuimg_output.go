@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 )
 
@@ -115,4 +118,36 @@ func (a *app) printQemuProblem(p formats.Problem) {
 		fixed = " (repaired)"
 	}
 	fmt.Fprintf(a.stderr, "%s %s%s: %s%s\n", kind, p.Part, at, p.Text, fixed)
+}
+
+// printQemuMeasure prints a measurement as qemu-img does: it speaks of bitmaps wherever there could be some.
+func (v *measuring) printQemuMeasure(m formats.Measurement) error {
+	if v.json {
+		type measurement struct {
+			Required       int64  `json:"required"`
+			FullyAllocated int64  `json:"fully-allocated"`
+			Bitmaps        *int64 `json:"bitmaps,omitempty"`
+		}
+		j := measurement{Required: m.Required, FullyAllocated: m.FullyAllocated}
+		if v.withBitmaps {
+			j.Bitmaps = &m.Bitmaps
+		}
+		return v.printJSON(j)
+	}
+	v.printf("required size: %d\nfully allocated size: %d", m.Required, m.FullyAllocated)
+	if v.withBitmaps {
+		v.printf("bitmaps size: %d", m.Bitmaps)
+	}
+	return nil
+}
+
+// keepsBitmaps reports whether an image can keep bitmaps, as qcow2 can from version 3 on.
+func keepsBitmaps(ctx context.Context, dev block.Device) bool {
+	_, keeper := block.As[formats.BitmapKeeper](dev)
+	d, ok := block.As[formats.Describer](dev)
+	if !keeper || !ok {
+		return false
+	}
+	said, err := d.Describe(ctx)
+	return err == nil && !slices.ContainsFunc(said.Specific, func(f formats.Field) bool { return f.Name == "compat" && f.Value == "0.10" })
 }

@@ -198,7 +198,6 @@ func buildRebase(p *parser) error {
 	if !p.knows(p.last(backingFormat)) {
 		return wrong("Invalid format name: '%s'", p.last(backingFormat))
 	}
-	p.Share = false // it is about the files below, and an image that is written has its locks
 	p.Operand = p.last(backing)
 	if p.Operand != "" && !p.has(backingFormat) {
 		return wrong("Could not change the backing file to '%s': backing format must be specified", p.Operand)

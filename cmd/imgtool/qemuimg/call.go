@@ -116,6 +116,9 @@ func (c *Call) parse(k command, args []string, registry formats.Registry) error 
 	if err := k.build(p); err != nil {
 		return err
 	}
+	if len(p.Written) > 0 && !p.Creates { // what is written has its locks
+		c.Share = c.Share && k.name == "convert"
+	}
 	head := []string{k.name}
 	if c.JSON {
 		head = append(head, "--json")
@@ -170,7 +173,7 @@ func (p *parser) image(i int, write bool) error {
 	if err != nil {
 		return err
 	}
-	if write && p.Share {
+	if write && p.has(share) && p.Command != "rebase" { // which takes it for the files below
 		return cannotOpen(p.operands[i], "force-share=on can only be used with read-only images")
 	}
 	typed := p.operands[i]
@@ -207,6 +210,7 @@ func (p *parser) open(name string, asOptions bool) (image, error) {
 	img, err := read(name)
 	if err == nil {
 		p.Typed[img.source] = name
+		p.Share = p.Share || img.share
 	}
 	return img, err
 }

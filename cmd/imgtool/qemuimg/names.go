@@ -17,6 +17,7 @@ type image struct {
 	chain  string // as imgtool takes it
 	source string // the path or URL in it
 	format string // that the name says; "" where it says none
+	share  bool   // neither take locks nor look at those of others
 }
 
 // jsonPrefix begins a name that is a JSON object of options.
@@ -168,7 +169,7 @@ func fromOptions(name string, options map[string]string) (image, error) {
 	if prefix == "" {
 		format = "raw"
 	}
-	filename := take(prefix + "filename")
+	filename, locking := take(prefix+"filename"), take(prefix+"locking")
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		return image{}, cannotOpen(name, fmt.Sprintf("Block format '%s' does not support the option '%s'", format, key))
 	}
@@ -176,7 +177,7 @@ func fromOptions(name string, options map[string]string) (image, error) {
 		return image{}, cannotOpen(name, "The 'file' block driver requires a file name")
 	}
 	img := path(filename)
-	img.format = format
+	img.format, img.share = format, locking == "off"
 	for _, l := range layers {
 		img.chain += "::" + l.String()
 	}

@@ -52,6 +52,7 @@ func TestParse(t *testing.T) {
 		{"info --image-opts driver=qcow2,file.filename=x", "info --format=qcow2 -- x"},
 		{"info --image-opts driver=qcow2,file.driver=file,file.filename=x,,y,node-name=n", "info --format=qcow2 -- x,y"},
 		{"info --image-opts file.filename=x", "info -- x"},
+		{"info --image-opts file.filename=x,file.locking=off", "info --force-share -- x"},
 		{"info --image-opts driver=raw,offset=1k,size=2k,file.filename=x", "info --format=raw -- x::window,offset=1024,size=2048"},
 		{`info json:{"driver":"qcow2","file":{"driver":"file","filename":"x"}}`, "info --format=qcow2 -- x"},
 		{`info json:{"file.filename":"x","file.driver":"file"}`, "info -- x"},
