@@ -75,9 +75,9 @@ func TestLarge(t *testing.T) {
 	}{
 		{1 << 40, 40, nil},
 		{64 << 40, 100, nil},
-		{1 << 50, 20, map[string]string{"cluster_size": "2M", "extended_l2": "on"}},
+		{1 << 50, 8, map[string]string{"cluster_size": "2M", "extended_l2": "on"}},
 		{60 << 30, 50, map[string]string{"cluster_size": "512", "refcount_bits": "64"}},
-		{20 << 30, 2000, map[string]string{"cluster_size": "512", "refcount_bits": "64"}},
+		{20 << 30, 700, map[string]string{"cluster_size": "512", "refcount_bits": "64"}},
 	} {
 		src := sparse(t, c.size, c.parts)
 		for _, o := range []formats.CreateOptions{{}, {Compress: true}, {OneWay: true}} {

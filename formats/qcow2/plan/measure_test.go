@@ -37,7 +37,7 @@ func list(values map[string]string) string {
 // TestMeasure: the numbers are those of qemu-img, and no image gets longer.
 func TestMeasure(t *testing.T) {
 	peers.Need(t, "qemu-img")
-	src := sample(t, 8, 12<<20+512)
+	src := sample(t, 8, 6<<20+512)
 	name := filepath.Join(t.TempDir(), "disk.raw")
 	sparse, err := file.Create(name, file.CreateOptions{})
 	if err != nil {
