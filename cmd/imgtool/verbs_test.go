@@ -66,6 +66,11 @@ func verbsImages(t *testing.T, dir string) {
 		"img snapshot -c two snap.qcow2",
 		"img snapshot -c two snap.qcow2",
 		"io -c 'write -P 3 2M 64k' snap.qcow2",
+		"img create -q -f qcow2 -o cluster_size=512 tiny.qcow2 1M",
+		"io -c 'write -P 1 0 100k' tiny.qcow2",
+		"img create -q -f qcow2 -o cluster_size=512 tinysnap.qcow2 1M",
+		"io -c 'write -P 1 0 100k' tinysnap.qcow2",
+		"img snapshot -c one tinysnap.qcow2",
 		"img create -q -f qcow2 bits.qcow2 4M",
 		"img bitmap --add bits.qcow2 b0",
 		"img bitmap --add -g 32k bits.qcow2 b1",
@@ -127,12 +132,16 @@ func fields(line string) (words []string) {
 	return words
 }
 
-// TestVerbs runs every call in both programs.
+// TestVerbs runs the calls in both programs: all that only look, and every second of those that change something; with IMGTOOL_SOAK=1 all.
 func TestVerbs(t *testing.T) {
 	peers.Need(t, "qemu-img")
 	images := t.TempDir()
 	verbsImages(t, images)
-	for _, c := range slices.Concat(lookingCalls(), changingCalls(), makingCalls(), convertCalls()) {
+	soak := os.Getenv("IMGTOOL_SOAK") == "1"
+	for i, c := range slices.Concat(lookingCalls(), changingCalls(), makingCalls(), convertCalls()) {
+		if !soak && !c.looks && i%2 == 1 {
+			continue
+		}
 		t.Run(strings.ReplaceAll(c.line, "/", "_"), func(t *testing.T) {
 			t.Parallel()
 			ours, theirs := runCall(t, images, c, "imgtool"), runCall(t, images, c, "qemu-img")
