@@ -62,7 +62,7 @@ func (r *refcounts) untake(ctx context.Context, first, n int64) error {
 		if err != nil {
 			return err
 		}
-		b.set(i, r.order, 0)
+		r.set(b, i, 0)
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ func (r *refcounts) layOut(index, blocks, n int64) (start int64) {
 	}
 	for c := start; c < start+blocks+n; c++ {
 		i, k := r.split(c)
-		r.blocks[i].set(k, r.order, 1)
+		r.set(r.blocks[i], k, 1)
 	}
 	return start
 }
@@ -151,7 +151,7 @@ func (r *refcounts) run(ctx context.Context, from, n int64) (first, got int64, e
 			if first < 0 {
 				first = c
 			}
-			b.set(i, r.order, 1)
+			r.set(b, i, 1)
 			got++
 		case first >= 0:
 			return first, got, nil
@@ -203,7 +203,7 @@ func (r *refcounts) newBlock(ctx context.Context, index, at int64) (*refBlock, e
 	r.makeRoom()
 	b := r.addBlock(index, at)
 	_, i := r.split(at)
-	b.set(i, r.order, 1)
+	r.set(b, i, 1)
 	return b, nil
 }
 
@@ -256,11 +256,11 @@ func (r *refcounts) growTable(ctx context.Context, index int64) (*refBlock, erro
 		if b, err := r.block(ctx, i); err != nil || b == nil || b.get(k, r.order) == 0 {
 			continue // the old table is lost space at worst
 		} else {
-			b.set(k, r.order, b.get(k, r.order)-1)
+			r.set(b, k, b.get(k, r.order)-1)
 			r.next = min(r.next, c)
 		}
 	}
-	return r.blocks[index], nil
+	return r.block(ctx, index)
 }
 
 // switchTable writes all blocks that have changed, then the table, then the place of the table into the header.

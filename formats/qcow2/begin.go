@@ -17,7 +17,9 @@ func (d *Device) prepareWrite(ctx context.Context) error {
 	if _, err := d.loadBitmaps(ctx); err != nil {
 		return err
 	}
-	return d.loadRefcounts(ctx)
+	var err error
+	d.refs, err = d.readRefcounts(ctx)
+	return err
 }
 
 // beforeChange readies the image for the first change, and records a change of n bytes at off. A call runs.
@@ -27,8 +29,8 @@ func (d *Device) beforeChange(ctx context.Context, off, n int64) error {
 			return err
 		}
 	}
-	if n == 0 {
-		return nil
+	if err := d.bitmaps.begin(ctx); err != nil || n == 0 {
+		return err
 	}
 	return d.bitmaps.changes(ctx, off, n)
 }
@@ -44,9 +46,6 @@ func (d *Device) beginChanges(ctx context.Context) error {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	if err := d.bitmaps.begin(ctx); err != nil {
-		return err
-	}
 	kept := ondisk.AutoclearKnown
 	if d.h.Version >= 3 && d.h.AutoclearFeatures&^kept != 0 {
 		left := d.h.AutoclearFeatures & kept
@@ -95,11 +94,7 @@ func (d *Device) finish() error {
 		return err
 	}
 	ctx := context.Background()
-	var err error
-	if d.begun.Load() {
-		err = d.bitmaps.store(ctx)
-	}
-	if err := errors.Join(err, d.commit(ctx, false)); err != nil {
+	if err := errors.Join(d.bitmaps.store(ctx), d.commit(ctx, false)); err != nil {
 		return err
 	}
 	d.freed.mu.Lock()

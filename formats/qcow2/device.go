@@ -25,12 +25,18 @@ type Device struct {
 	memory    int64 // bytes that all caches together may hold
 	data      reference
 	backing   reference
-	crypt     cipher // nil where the data is not encrypted
+	crypt     cipher // nil where the data is not encrypted, or cannot be decrypted
+	cryptErr  error  // why not
 
 	// These change only while no other call runs.
 	h        *ondisk.Header
 	l1       []atomic.Uint64
 	l1Offset int64 // in the file
+
+	plainness      sync.Once
+	isPlain        bool // what plainFile says
+	counting       sync.Once
+	isPreallocated bool // what preallocated says
 
 	size     atomic.Int64
 	tables   *sliceCache

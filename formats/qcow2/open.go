@@ -22,6 +22,7 @@ const defaultMemory = 32 << 20
 // Options are what users may set when an image is opened.
 type Options struct {
 	Snapshot string `option:"snapshot" help:"show the internal snapshot with this ID or name, read-only"`
+	KeyFile  string `option:"key-file" help:"file that holds the password of an image that is encrypted with AES"`
 }
 
 // Open returns the image in file. See formats.Driver.Open; the device is a *Device, inside of a block.Align where the image is encrypted.
@@ -134,8 +135,8 @@ func (d *Device) load(ctx context.Context, opts *Options) error {
 		return err
 	}
 	d.l1Offset = l1.off
-	if err := d.prepareCrypt(ctx); err != nil && !d.o.Lazy {
-		return err
+	if d.cryptErr = d.prepareCrypt(ctx, opts); d.cryptErr != nil && !d.o.Lazy {
+		return d.cryptErr
 	}
 	if err := d.prepareData(ctx); err != nil {
 		return err
@@ -180,17 +181,6 @@ func (d *Device) readTable(ctx context.Context, part string, t tableAt) ([]byte,
 	}
 	p := make([]byte, n)
 	return p, d.file.Read(ctx, p, t.off)
-}
-
-// prepareCrypt refuses encrypted images.
-func (d *Device) prepareCrypt(context.Context) error {
-	switch d.h.CryptMethod {
-	case ondisk.CryptAES:
-		return fmt.Errorf("the image is encrypted with AES: %w", errors.ErrUnsupported)
-	case ondisk.CryptLUKS:
-		return fmt.Errorf("the image is encrypted with LUKS: %w", errors.ErrUnsupported)
-	}
-	return nil
 }
 
 // cipher decrypts and encrypts data. Its methods may be called from many goroutines. Lengths and offsets are multiples of 512 bytes; guest is the

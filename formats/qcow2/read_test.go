@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/source/file"
 )
 
 // sample returns the content of a disk with data of all kinds in it: noise, text, zeros, and nothing.
@@ -179,5 +181,43 @@ func TestHuge(t *testing.T) {
 	ok(t, d.Read(ctx, p, 63<<40))
 	if !block.IsZero(p) || bytes.Equal(p, nil) {
 		t.Fatal("not zero")
+	}
+}
+
+// TestHoles describes an image that was preallocated: what the file does not hold reads as zero. Through a window, bytes lie elsewhere.
+func TestHoles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	create(t, path, "preallocation=metadata", "64M")
+	qemuIO(t, path, "write -P 1 10M 3M")
+	d := openPath(t, path, false)
+	compareMap(t, d, path)
+	zeros := int64(0)
+	all, err := d.Extents(ctx, block.Map{}, 0, d.Size(), nil)
+	ok(t, err)
+	for _, e := range all {
+		if e.Flags&block.ExtZero != 0 {
+			zeros += e.Len
+		}
+	}
+	if zeros < 50<<20 {
+		t.Errorf("%d bytes are zero, want 61 MiB: %+v", zeros, all)
+	}
+	image, err := os.ReadFile(path)
+	ok(t, err)
+	shifted := path + ".shifted"
+	ok(t, os.WriteFile(shifted, append(make([]byte, 5000), image...), 0o666))
+	f, err := file.Open(ctx, shifted, file.Options{})
+	ok(t, err)
+	w, err := block.NewWindow(f, 5000, int64(len(image)))
+	ok(t, err)
+	d, err = Open(ctx, w, formats.OpenOptions{})
+	ok(t, err)
+	defer d.Close()
+	all, err = d.Extents(ctx, block.Map{}, 10<<20, 64<<10, nil)
+	ok(t, err)
+	p := make([]byte, 10)
+	ok(t, f.Read(ctx, p, all[0].NodeOff))
+	if !bytes.Equal(p, bytes.Repeat([]byte{1}, 10)) {
+		t.Errorf("%+v, and there is %v", all[0], p)
 	}
 }

@@ -24,6 +24,7 @@ type refcounts struct {
 	places   map[int64]bool      // of blocks that were made since the image was opened
 	known    []int64             // of those that were there, sorted
 	tick     int64
+	changed  int   // blocks that have changed since the last write, or more
 	next     int64 // there is no free cluster before this one
 }
 
@@ -38,13 +39,13 @@ type refBlock struct {
 	tick   int64 // when it was last used
 }
 
-// loadRefcounts reads the refcount table.
-func (d *Device) loadRefcounts(ctx context.Context) error {
+// readRefcounts reads the refcount table.
+func (d *Device) readRefcounts(ctx context.Context) (*refcounts, error) {
 	r := &refcounts{d: d, order: d.h.RefcountOrder, tableOff: int64(d.h.RefcountTableOffset), blocks: map[int64]*refBlock{}, places: map[int64]bool{}}
 	r.room = int(max(4, d.memory/4/d.clusterSize))
 	p, err := d.readTable(ctx, "refcount table", tableAt{r.tableOff, int64(d.h.RefcountTableClusters) * d.clusterSize / 8})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.table = make([]uint64, len(p)/8)
 	for i := range r.table {
@@ -55,13 +56,12 @@ func (d *Device) loadRefcounts(ctx context.Context) error {
 		}
 		at := int64(entry)
 		if entry&ondisk.RefcountReserved != 0 || at < 0 || at&(d.clusterSize-1) != 0 || at > d.file.Size()-d.clusterSize {
-			return d.corrupt("refcount table", r.tableOff+int64(8*i), "entry %d is %#x, which cannot be", i, entry)
+			return nil, d.corrupt("refcount table", r.tableOff+int64(8*i), "entry %d is %#x, which cannot be", i, entry)
 		}
 		r.known = append(r.known, at)
 	}
 	slices.Sort(r.known)
-	d.refs = r
-	return nil
+	return r, nil
 }
 
 // block returns block index, reading it where it is not in memory; nil where there is none, so that all its counts are 0.
@@ -83,18 +83,18 @@ func (r *refcounts) block(ctx context.Context, index int64) (*refBlock, error) {
 	return b, nil
 }
 
-// makeRoom forgets the block that was used longest ago, where there are too many. Changed ones stay until they are written.
+// makeRoom forgets the blocks that were used longest ago, where there are too many. Changed ones stay until they are written.
 func (r *refcounts) makeRoom() {
-	if len(r.blocks) < r.room {
-		return
-	}
-	var oldest *refBlock
-	for _, b := range r.blocks {
-		if b.hi == 0 && !b.fresh && !b.busy && (oldest == nil || b.tick < oldest.tick) {
-			oldest = b
+	for len(r.blocks) >= r.room {
+		var oldest *refBlock
+		for _, b := range r.blocks {
+			if b.hi == 0 && !b.fresh && !b.busy && (oldest == nil || b.tick < oldest.tick) {
+				oldest = b
+			}
 		}
-	}
-	if oldest != nil {
+		if oldest == nil {
+			return
+		}
 		delete(r.blocks, oldest.index)
 	}
 }
@@ -103,17 +103,18 @@ func (r *refcounts) makeRoom() {
 func (r *refcounts) crowded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.blocks) > r.room
+	return r.changed > max(4, r.room/2)
 }
 
 func (b *refBlock) get(i int64, order uint32) uint64 { return ondisk.Refcount(b.p, i, order) }
 
-func (b *refBlock) set(i int64, order uint32, v uint64) {
-	ondisk.SetRefcount(b.p, i, order, v)
-	lo := int(i << order >> 3)
-	hi := lo + max(1, 1<<order>>3)
+func (r *refcounts) set(b *refBlock, i int64, v uint64) {
+	ondisk.SetRefcount(b.p, i, r.order, v)
+	lo := int(i << r.order >> 3)
+	hi := lo + max(1, 1<<r.order>>3)
 	if b.hi == 0 {
 		b.lo, b.hi = lo, hi
+		r.changed++
 	} else {
 		b.lo, b.hi = min(b.lo, lo), max(b.hi, hi)
 	}
@@ -179,7 +180,7 @@ func (r *refcounts) change(ctx context.Context, first, n int64, delta int) error
 			return err
 		}
 		v := b.get(i, r.order)
-		if b.set(i, r.order, v+uint64(delta)); v+uint64(delta) == 0 {
+		if r.set(b, i, v+uint64(delta)); v+uint64(delta) == 0 {
 			r.next = min(r.next, c)
 		}
 	}
@@ -264,6 +265,7 @@ func (r *refcounts) take() []takenBlock {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []takenBlock
+	r.changed = 0
 	for _, b := range r.blocks {
 		if b.hi == 0 && !b.fresh {
 			continue

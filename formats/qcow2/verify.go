@@ -136,3 +136,22 @@ func (r *refcounts) verifyCounted(ctx context.Context, off, n int64) error {
 	}
 	return nil
 }
+
+// countUsed counts how many of the first n clusters are in use, up to a number that is enough.
+func (r *refcounts) countUsed(ctx context.Context, n, enough int64) (used int64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := int64(0); c < n && used < enough; c++ {
+		index, i := r.split(c)
+		b, err := r.block(ctx, index)
+		switch {
+		case err != nil:
+			return used, err
+		case b == nil:
+			c |= 1<<r.d.refBits - 1
+		case b.get(i, r.order) != 0:
+			used++
+		}
+	}
+	return used, nil
+}

@@ -143,7 +143,7 @@ func (d *Device) writeData(ctx context.Context, p []byte, guest, host int64) err
 	}
 	if d.h.CryptMethod != ondisk.CryptNone {
 		if d.crypt == nil {
-			return d.prepareCrypt(ctx)
+			return d.cryptErr
 		}
 		q := make([]byte, len(p))
 		if err := d.crypt.encrypt(q, p, guest, host); err != nil {
