@@ -60,12 +60,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong.`,
   imgtool create -f qcow2 -o preallocation=metadata,cluster_size=2M disk.img 40G
   imgtool create -b base.qcow2 -F qcow2 overlay.qcow2
   imgtool create -f qcow2 -o help disk.qcow2`,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) < 1 || len(args) > 2 {
-				return usageOf(c, fmt.Errorf("create takes an image and perhaps a size, and %d arguments came: %s", len(args), c.UseLine()))
-			}
-			return nil
-		},
+		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error { return v.run(c, args) },
 	}
 	f := c.Flags()
@@ -79,13 +74,15 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong.`,
 }
 
 func (v *creation) run(c *cobra.Command, args []string) error {
-	image := args[0]
+	image := strings.Join(args[:min(1, len(args))], "")
 	help, err := v.parse(image)
 	switch {
 	case err != nil:
 		return err
 	case help:
 		return v.printOptions(v.driver)
+	case len(args) < 1 || len(args) > 2:
+		return usageOf(c, fmt.Errorf("create takes an image and perhaps a size, and %s came: %s", plural(len(args), "argument"), c.UseLine()))
 	}
 	size := int64(-1)
 	if len(args) == 2 {
@@ -134,7 +131,7 @@ func (v *creation) parse(image string) (help bool, err error) {
 	}
 	if v.backing != "" {
 		if !hasOption(v.driver, backingFile) {
-			return false, usagef("format %s has no backing file", v.driver.Name)
+			return false, usagef("format %s has no backing file; -f names another", v.driver.Name)
 		}
 		v.values[backingFile] = v.backing
 	}
