@@ -69,7 +69,9 @@ func Path(ref formats.Ref) (string, error) {
 	case ref.From == "":
 		return "", fmt.Errorf("%s %q: the image that refers to it has no folder: %w", ref.Kind, ref.Name, block.ErrDenied)
 	}
-	return filepath.Join(filepath.Dir(ref.From), name), nil
+	// Not joined, which would take x/.. away: where x is a symbolic link, that leads elsewhere.
+	dir, _ := filepath.Split(ref.From)
+	return dir + name, nil
 }
 
 // checkLoop refuses an image that refers to itself by way of others.

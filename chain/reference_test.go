@@ -119,3 +119,14 @@ func TestAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestPathThroughLink: what .. leads to depends on the file system, which has links.
+func TestPathThroughLink(t *testing.T) {
+	for _, c := range []struct{ from, name, want string }{
+		{"sub/over", "../base", "sub/../base"}, {"over", "base", "base"}, {"/x/over", "base", "/x/base"}, {"sub/over", "/y/base", "/y/base"}, {"sub/over", "file:base", "sub/base"},
+	} {
+		if got, err := Path(formats.Ref{Kind: "backing file", Name: c.name, From: c.from}); got != c.want || err != nil {
+			t.Errorf("%s of %s: %q, %v", c.name, c.from, got, err)
+		}
+	}
+}
