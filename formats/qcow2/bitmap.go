@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
@@ -19,7 +20,8 @@ var _ formats.BitmapKeeper = (*Device)(nil)
 // bitmaps are the bitmaps of an image. What the directory in the file says of them is true at any time: those that are written to are marked as
 // in use there before the first change, durably, and only when all bits are durable is the mark taken away.
 type bitmaps struct {
-	d *Device
+	d     *Device
+	begun atomic.Bool // those that record are marked
 
 	mu        sync.Mutex
 	list      []*bitmap
@@ -184,7 +186,6 @@ func (d *Device) changeBitmaps(ctx context.Context, do func(ctx context.Context,
 		if err := b.storeLocked(ctx); err != nil {
 			return err
 		}
-		d.begun.Store(false)
 		return do(ctx, b)
 	})
 }

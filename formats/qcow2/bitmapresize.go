@@ -56,7 +56,7 @@ func (b *bitmaps) endResize(ctx context.Context, old int64) error {
 		m.Flags &^= ondisk.BitmapInUse
 	}
 	b.recording = nil
-	b.d.begun.Store(false) // the next change marks those that are recorded in then
+	b.begun.Store(false)
 	if err := b.writeDirectory(ctx); err != nil {
 		return err
 	}

@@ -15,10 +15,16 @@ import (
 // While a bitmap is marked as in use nobody relies on what the file has of it. So bits that have been set are put into the file in any order: at
 // the latest before the mark is taken away, and before that where there are too many of them for memory.
 
-// begin marks the bitmaps that record as in use, durably, before the first change of the disk. One that cannot be kept up is lost.
+// begin marks the bitmaps that record as in use, durably, before the disk changes, unless they are. One that cannot be kept up is lost.
 func (b *bitmaps) begin(ctx context.Context) error {
+	if b.begun.Load() {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.begun.Load() {
+		return nil
+	}
 	b.recording = nil
 	for _, m := range b.list {
 		if m.Flags&ondisk.BitmapAuto == 0 || m.lost {
@@ -31,7 +37,11 @@ func (b *bitmaps) begin(ctx context.Context) error {
 		m.Flags |= ondisk.BitmapInUse
 		b.recording = append(b.recording, m)
 	}
-	return b.writeFlags(ctx)
+	if err := b.writeFlags(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	b.begun.Store(true)
+	return nil
 }
 
 // lose gives a bitmap up for a reason.
@@ -45,6 +55,9 @@ func (b *bitmaps) lose(m *bitmap, reason error) {
 
 // changes notes that a range of the disk changes, before it does.
 func (b *bitmaps) changes(ctx context.Context, off, n int64) error {
+	if len(b.list) == 0 { // it changes only while no other call runs
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, m := range slices.Clone(b.recording) {
@@ -258,6 +271,7 @@ func (b *bitmaps) storeLocked(ctx context.Context) error {
 		return err
 	}
 	b.recording = nil
+	b.begun.Store(false)
 	for _, m := range b.list {
 		if !m.lost {
 			m.Flags &^= ondisk.BitmapInUse
