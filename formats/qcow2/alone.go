@@ -1,10 +1,8 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
-	"slices"
 	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
@@ -41,65 +39,6 @@ func (d *Device) alone(ctx context.Context, do func(ctx context.Context) error) 
 		return err
 	}
 	return d.flush(ctx)
-}
-
-// setHeader writes h as the header, and takes it over. What it refers to is durable before it is.
-func (d *Device) setHeader(ctx context.Context, h *ondisk.Header) error {
-	p, err := h.Encode()
-	if err != nil {
-		return err
-	}
-	off := int64(0)
-	if d.sameLayout(h) {
-		p, off = p[fieldsStart:fieldsEnd(h)], fieldsStart
-	} else if p, err = d.overOldHeader(p); err != nil {
-		return err
-	}
-	if err := d.refs.write(ctx); err != nil {
-		return err
-	}
-	if err := d.syncFile(ctx); err != nil {
-		return err
-	}
-	if err := d.writeFile(ctx, p, off); err != nil {
-		return err
-	}
-	if err := d.syncFile(ctx); err != nil {
-		return err
-	}
-	d.h = h
-	return nil
-}
-
-// fieldsStart is where in the header the fixed fields begin that do not say where others lie, in bytes: cluster_bits is the first.
-const fieldsStart = 20
-
-// fieldsEnd returns where they end. They lie in one sector, which is written whole or not at all.
-func fieldsEnd(h *ondisk.Header) int64 {
-	if h.Version < 3 {
-		return ondisk.HeaderLenV2
-	}
-	return ondisk.HeaderLenV3 - 4 // before header_length
-}
-
-// sameLayout reports whether h differs from the header in the file only between fieldsStart and fieldsEnd.
-func (d *Device) sameLayout(h *ondisk.Header) bool {
-	old := d.h
-	return h.Version == old.Version && h.CompressionType == old.CompressionType && h.BackingFile == old.BackingFile &&
-		slices.EqualFunc(h.Extensions, old.Extensions, sameExtension)
-}
-
-func sameExtension(a, b ondisk.Extension) bool {
-	return a.Type == b.Type && bytes.Equal(a.Data, b.Data)
-}
-
-// overOldHeader returns p with zeros behind it, so that nothing of the old header stands there. In cluster 0 there is nothing else.
-func (d *Device) overOldHeader(p []byte) ([]byte, error) {
-	old, err := d.h.Encode()
-	if n := len(old) - len(p); n > 0 && err == nil {
-		p = append(p, make([]byte, n)...)
-	}
-	return p, err
 }
 
 // setL1 makes the table at off, which is in the file and durable, the L1 table in memory. No slice is dirty.

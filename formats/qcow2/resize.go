@@ -17,26 +17,28 @@ func (d *Device) Resize(ctx context.Context, size int64) error {
 
 // ResizePreallocated implements formats.Preallocator.
 func (d *Device) ResizePreallocated(ctx context.Context, size int64, p formats.Preallocation) error {
-	return d.alone(ctx, func(ctx context.Context) error {
-		old := d.Size()
-		if err := d.mayResize(size, p); err != nil {
-			return err
-		}
-		if err := d.bitmaps.beginResize(ctx, size); err != nil {
-			return err
-		}
-		change := d.grow
-		if size < old {
-			change = d.shrink
-		}
-		if err := change(ctx, size); err != nil {
-			return err
-		}
-		if err := d.bitmaps.endResize(ctx, old); err != nil {
-			return err
-		}
-		return d.preallocate(ctx, old, p)
-	})
+	return d.alone(ctx, func(ctx context.Context) error { return d.resize(ctx, size, p) })
+}
+
+func (d *Device) resize(ctx context.Context, size int64, p formats.Preallocation) error {
+	old := d.Size()
+	if err := d.mayResize(size, p); err != nil {
+		return err
+	}
+	if err := d.bitmaps.beginResize(ctx, size); err != nil {
+		return err
+	}
+	change := d.grow
+	if size < old {
+		change = d.shrink
+	}
+	if err := change(ctx, size); err != nil {
+		return err
+	}
+	if err := d.bitmaps.endResize(ctx, old); err != nil {
+		return err
+	}
+	return d.preallocate(ctx, old, p)
 }
 
 // mayResize refuses sizes that the image cannot have.
@@ -96,7 +98,6 @@ func (d *Device) grow(ctx context.Context, size int64) error {
 		d.size.Store(old)
 		return err
 	}
-	h.RefcountTableOffset, h.RefcountTableClusters = d.h.RefcountTableOffset, d.h.RefcountTableClusters
 	if err := d.setHeader(ctx, &h); err != nil {
 		d.size.Store(old)
 		return err

@@ -66,6 +66,8 @@ func (d *Device) writeZeros(ctx context.Context, off, end int64) error {
 		zeros := false
 		if !d.rawData() {
 			zeros, err = d.readsZero(ctx, off, off+n)
+		} else if r.kind == plain {
+			zeros, n, err = true, r.len, d.zeroData(ctx, r.host, r.len)
 		}
 		if err == nil && !zeros {
 			err = d.write(ctx, make([]byte, n), off)
@@ -76,6 +78,16 @@ func (d *Device) writeZeros(ctx context.Context, off, end int64) error {
 		off += n
 	}
 	return nil
+}
+
+// zeroData makes n bytes of a data file zero.
+func (d *Device) zeroData(ctx context.Context, host, n int64) error {
+	dev, err := d.dataFile(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.wroteTo()
+	return dev.Zero(ctx, host, n, 0)
 }
 
 // zeroPiece is how many zeros are written at once, in bytes.
