@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
-	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
 // What snapshots, bitmaps and changes of options stand on:

@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -384,11 +383,9 @@ func (b *bitmaps) writeDirectory(ctx context.Context) error {
 	return nil
 }
 
-// switchDirectory lets the header name the directory. Where that needs more than one sector of the header to change, the extension is not
-// valid meanwhile.
+// switchDirectory lets the header name the directory.
 func (b *bitmaps) switchDirectory(ctx context.Context) error {
-	d := b.d
-	next := *d.h
+	next := *b.d.h
 	if len(b.list) == 0 {
 		next.SetExtension(ondisk.ExtBitmaps, nil)
 		next.AutoclearFeatures &^= ondisk.AutoclearBitmaps
@@ -397,45 +394,5 @@ func (b *bitmaps) switchDirectory(ctx context.Context) error {
 		next.SetExtension(ondisk.ExtBitmaps, x.Encode())
 		next.AutoclearFeatures |= ondisk.AutoclearBitmaps
 	}
-	differ, err := sectorsThatDiffer(d.h, &next)
-	if err != nil {
-		return err
-	}
-	if differ <= 1 {
-		return d.setHeader(ctx, &next)
-	}
-	without := func(h ondisk.Header) *ondisk.Header {
-		h.AutoclearFeatures &^= ondisk.AutoclearBitmaps
-		return &h
-	}
-	for _, h := range []*ondisk.Header{without(*d.h), without(next), &next} {
-		if h.AutoclearFeatures == d.h.AutoclearFeatures && slices.EqualFunc(h.Extensions, d.h.Extensions, sameExtension) {
-			continue
-		}
-		if err := d.setHeader(ctx, h); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sectorsThatDiffer returns how many sectors of the file are not the same under two headers.
-func sectorsThatDiffer(a, b *ondisk.Header) (int, error) {
-	p, err := a.Encode()
-	if err != nil {
-		return 0, err
-	}
-	q, err := b.Encode()
-	if err != nil {
-		return 0, err
-	}
-	n := int(block.RoundDown(int64(max(len(p), len(q)))+sectorSize-1, sectorSize))
-	p, q = append(p, make([]byte, n-len(p))...), append(q, make([]byte, n-len(q))...)
-	differ := 0
-	for i := 0; i < n; i += sectorSize {
-		if !bytes.Equal(p[i:i+sectorSize], q[i:i+sectorSize]) {
-			differ++
-		}
-	}
-	return differ, nil
+	return b.d.setHeader(ctx, &next)
 }
