@@ -12,6 +12,9 @@ import (
 // header or h, because what changes at once lies in the first sector; only where a header without the names of features is longer than that, because
 // the name of the backing file is, both may be mixed.
 func (d *Device) setHeader(ctx context.Context, h *ondisk.Header) error {
+	if h.RefcountOrder == d.h.RefcountOrder { // the table may have moved since h was copied
+		h.RefcountTableOffset, h.RefcountTableClusters = d.h.RefcountTableOffset, d.h.RefcountTableClusters
+	}
 	p, err := h.Encode()
 	if err != nil {
 		return err
