@@ -111,6 +111,8 @@ func (a *app) qemuCause(e *chain.Error) string {
 			lock = `"write"`
 		}
 		return lockText(lock, e.Name)
+	case errors.Is(e.Err, block.ErrKey) && len(a.qemu.Secrets) == 0:
+		return "Parameter 'encrypt.key-secret' is required for cipher"
 	case errors.Is(e.Err, block.ErrNotFormat):
 		return fmt.Sprintf("Image is not in %s format", a.qemu.Formats[e.Name])
 	case errors.Is(e.Err, fs.ErrNotExist), errors.As(e.Err, &errno) && !errors.Is(e.Err, errors.ErrUnsupported):

@@ -92,6 +92,37 @@ func hold(t *testing.T, dir, flags string) (release func()) {
 	}
 }
 
+// TestQemuImgSecret reads an image that is encrypted.
+func TestQemuImgSecret(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "key"), []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const object, source = "--object secret,id=s,file=key", "--image-opts driver=qcow2,file.filename=aes.qcow2,encrypt.key-secret=s"
+	if _, stderr, code := asPeer(t, dir, false, "create -q -f qcow2 "+object+" -o encryption=on,encrypt.key-secret=s aes.qcow2 1M"); code != 0 {
+		t.Fatal(stderr)
+	}
+	cmd := peers.Command(t, "qemu-io", append(fields(object+" -c 'write -P 5 64k 100k'"), fields(source)...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for i, ours := range []bool{false, true} {
+		if _, stderr, code := asPeer(t, dir, ours, fmt.Sprintf("convert %s %s out%d", object, source, i)); code != 0 {
+			t.Fatal(stderr)
+		}
+	}
+	if stdout, stderr, code := asPeer(t, dir, false, "compare -f raw -F raw out0 out1"); code != 0 {
+		t.Error(stdout, stderr)
+	}
+	for _, line := range []string{"convert aes.qcow2 out", "map aes.qcow2", "convert " + source + " out"} {
+		_, want, wantCode := asPeer(t, dir, false, line)
+		if _, got, code := asPeer(t, dir, true, line); code != wantCode || got != want {
+			t.Errorf("%s: %d, %s\nqemu-img: %d, %s", line, code, got, wantCode, want)
+		}
+	}
+}
+
 // TestQemuImgProgress looks at progress with the expression of KubeVirt CDI.
 func TestQemuImgProgress(t *testing.T) {
 	dir := t.TempDir()

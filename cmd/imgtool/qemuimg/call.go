@@ -197,7 +197,9 @@ func (p *parser) passFormat(flag string, img image, typed string) error {
 		return cannotOpen(typed, fmt.Sprintf("Unknown driver '%s'", img.format))
 	}
 	p.Formats[img.source] = img.format
-	p.value(flag, img.format)
+	if !img.keyed {
+		p.value(flag, img.format)
+	}
 	return nil
 }
 
@@ -207,7 +209,7 @@ func (p *parser) open(name string, asOptions bool) (image, error) {
 	if asOptions {
 		read = optioned
 	}
-	img, err := read(name)
+	img, err := read(name, p.Secrets)
 	if err == nil {
 		p.Typed[img.source] = name
 		p.Share = p.Share || img.share

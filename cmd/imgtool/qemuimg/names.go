@@ -18,6 +18,7 @@ type image struct {
 	source string // the path or URL in it
 	format string // that the name says; "" where it says none
 	share  bool   // neither take locks nor look at those of others
+	keyed  bool   // the format stands in the chain, with a key
 }
 
 // jsonPrefix begins a name that is a JSON object of options.
@@ -28,14 +29,14 @@ func passed(scheme string) bool {
 	return slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock", "http", "https"}, scheme)
 }
 
-// named returns what a name means that is not a list of options.
-func named(name string) (image, error) {
+// named returns what a name means that is not a list of options; keys are the secrets that it may name.
+func named(name string, keys map[string]Secret) (image, error) {
 	if text, ok := strings.CutPrefix(name, jsonPrefix); ok {
 		options, err := flatten(text)
 		if err != nil {
 			return image{}, cannotOpen(name, "Could not parse the JSON options: "+err.Error())
 		}
-		return fromOptions(name, options)
+		return fromOptions(name, options, keys)
 	}
 	scheme, rest, ok := protocol(name)
 	switch {
@@ -72,7 +73,7 @@ func path(p string) image {
 func cannotOpen(name, why string) error { return wrong("Could not open '%s': %s", name, why) }
 
 // optioned returns what a list of options means.
-func optioned(list string) (image, error) {
+func optioned(list string, keys map[string]Secret) (image, error) {
 	options := map[string]string{}
 	for _, pair := range splitOptions(list) {
 		key, value, ok := strings.Cut(pair, "=")
@@ -81,7 +82,7 @@ func optioned(list string) (image, error) {
 		}
 		options[key] = value
 	}
-	return fromOptions(list, options)
+	return fromOptions(list, options, keys)
 }
 
 // splitOptions cuts a list at its commas; two commas stand for one.
@@ -131,7 +132,7 @@ func addFlat(flat map[string]string, prefix string, object map[string]any) error
 }
 
 // fromOptions returns what the options of a node and of those below it mean. name is what errors call it.
-func fromOptions(name string, options map[string]string) (image, error) {
+func fromOptions(name string, options map[string]string, keys map[string]Secret) (image, error) {
 	options = maps.Clone(options)
 	take := func(key string) string {
 		value := options[key]
@@ -169,7 +170,10 @@ func fromOptions(name string, options map[string]string) (image, error) {
 	if prefix == "" {
 		format = "raw"
 	}
-	filename, locking := take(prefix+"filename"), take(prefix+"locking")
+	filename, locking, key := take(prefix+"filename"), take(prefix+"locking"), take("encrypt.key-secret")
+	if key != "" {
+		take("encrypt.format") // which the image says too
+	}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		return image{}, cannotOpen(name, fmt.Sprintf("Block format '%s' does not support the option '%s'", format, key))
 	}
@@ -178,6 +182,14 @@ func fromOptions(name string, options map[string]string) (image, error) {
 	}
 	img := path(filename)
 	img.format, img.share = format, locking == "off"
+	if key != "" {
+		file, err := keys[key].keyFile(key)
+		if err != nil {
+			return image{}, cannotOpen(name, err.Error())
+		}
+		img.keyed = true
+		layers = append(layers, chain.Layer{Name: format, Options: []chain.Option{{Key: "key-file", Value: file}}})
+	}
 	for _, l := range layers {
 		img.chain += "::" + l.String()
 	}

@@ -1,9 +1,7 @@
 package qemuimg
 
 import (
-	"encoding/base64"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 )
@@ -16,19 +14,15 @@ type Secret struct {
 	b64  bool   // what is given, or in the file, is base64
 }
 
-// Read returns the bytes of the secret.
-func (s Secret) Read() ([]byte, error) {
-	data := []byte(s.data)
-	if s.file != "" {
-		var err error
-		if data, err = os.ReadFile(s.file); err != nil {
-			return nil, err
-		}
+// keyFile returns the file that holds the secret, which is called id.
+func (s Secret) keyFile(id string) (string, error) {
+	switch {
+	case s.ID == "":
+		return "", wrong("No secret with id '%s'", id)
+	case s.file == "" || s.b64:
+		return "", wrong("secret '%s' is not a file as it is: keys are read from files only, so say file=PATH", id)
 	}
-	if !s.b64 {
-		return data, nil
-	}
-	return base64.StdEncoding.AppendDecode(nil, data)
+	return s.file, nil
 }
 
 // secrets returns the objects of a command line by their IDs.
