@@ -53,9 +53,10 @@ type findings struct {
 	formats.CheckResult
 	highest int64 // cluster in use
 
-	rebuild  bool // refcounts cannot be put right where they are
-	hidden   bool // references are lost with a table that cannot be read, so that what looks leaked may be in use
-	overlaps bool // structures that are written where they lie share a cluster
+	rebuild    bool // refcounts cannot be put right where they are
+	hidden     bool // references are lost with a table that cannot be read, so that what looks leaked may be in use
+	overlaps   bool // structures that are written where they lie share a cluster
+	incomplete bool // snapshots lack what they must have
 
 	raise  int64 // clusters that are counted too low
 	copied int64 // COPIED flags that are wrong
@@ -113,7 +114,7 @@ func (c *checker) look() error {
 	return err
 }
 
-// windows counts references for one window after the other, and calls use for each. With bare, the refcount table and its blocks are left out.
+// windows counts references for one window after the other, and calls use for each. With bare, what rebuild writes elsewhere is left out.
 func (c *checker) windows(bare bool, use func() error) error {
 	unit := max(c.h.RefcountBlockEntries(), pageClusters)
 	for lo := int64(0); lo < c.end; lo = c.counts.hi {
@@ -138,8 +139,8 @@ var errScattered = errors.New("what the tables refer to is scattered over more o
 // count counts every reference of the image in the present window.
 func (c *checker) count(bare bool) error {
 	for _, p := range c.places.fixed {
-		if p.refcounts && bare {
-			continue
+		if bare && (p.refcounts || p.part == partSnapshots && c.places.snapshots != nil) {
+			continue // they get another place
 		}
 		c.addRange(p.part, -1, p.off, p.len, 1, refOther)
 	}

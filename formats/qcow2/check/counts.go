@@ -51,8 +51,12 @@ type counts struct {
 	scattered bool
 }
 
-// minDensity is how many references a page has at least on the average, once there are more pages than the budget allows.
-const minDensity = 32
+const (
+	// minDensity is how many references a page has at least on the average, once there are more pages than the budget allows.
+	minDensity = 32
+	// fewPages may be scattered as they like.
+	fewPages = 4096
+)
 
 // newCounts returns counts without tallies for the clusters from lo up to end.
 func newCounts(lo, end, unit, budget int64) *counts {
@@ -167,7 +171,7 @@ func (c *counts) grow(n int64) {
 		return
 	}
 	keys := c.pages()
-	if c.added < minDensity*int64(len(keys)) {
+	if len(keys) > fewPages && c.added < minDensity*int64(len(keys)) {
 		c.scattered = true
 		return
 	}

@@ -41,7 +41,9 @@ type places struct {
 	l1      []span // of the disk and of the snapshots
 	bitmaps []span // bitmap tables
 	table   []byte // the refcount table
-	blocks  []blockRef
+	// snapshots is the snapshot table as it should be, where entries of it lack what they must have.
+	snapshots []byte
+	blocks    []blockRef
 }
 
 // blockRef is an entry of the refcount table.
@@ -117,6 +119,7 @@ func (c *checker) readSnapshots() error {
 		return err
 	}
 	off := int64(c.h.SnapshotsOffset)
+	var whole []byte
 	c.places.fixed = append(c.places.fixed, place{part: partSnapshots, off: off, len: n})
 	if c.h.HasDataFile() {
 		c.corrupt(1, partSnapshots, off, "there are %d snapshots, and the data lies in another file, which has none", len(list))
@@ -125,8 +128,14 @@ func (c *checker) readSnapshots() error {
 		s := &list[i]
 		if c.h.Version >= 3 && !s.HasDiskSize {
 			c.corrupt(1, partSnapshots, off, "snapshot %q (%q) has no size of its disk, and version 3 has to", s.ID, s.Name)
+			c.seen.incomplete = true
 		}
+		s.HasDiskSize = true
+		whole = s.Append(whole)
 		c.addTable(&c.places.l1, partL1, int64(s.L1TableOffset), int64(s.L1Size), false)
+	}
+	if c.seen.incomplete && len(whole) <= ondisk.MaxSnapshotTableBytes {
+		c.places.snapshots = whole
 	}
 	return nil
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
-// layout is where a new refcount table and its blocks go: one cluster after the other, the table first.
+// layout is where a new refcount table, its blocks and, where that is to be written anew, the snapshot table go: one cluster after the other.
 type layout struct {
-	first  int64   // cluster
-	table  int64   // clusters of the table
-	blocks []int64 // indexes of the blocks, sorted
+	first     int64   // cluster
+	table     int64   // clusters of the refcount table
+	blocks    []int64 // indexes of the blocks, sorted
+	snapshots int64   // clusters of the snapshot table
 }
 
 // count returns how many references the layout itself makes to a cluster.
@@ -26,7 +27,10 @@ func (l layout) count(cluster int64) uint64 {
 	return 0
 }
 
-func (l layout) end() int64 { return l.first + l.table + int64(len(l.blocks)) }
+func (l layout) end() int64 { return l.snapshotTable() + l.snapshots }
+
+// snapshotTable returns the cluster of the snapshot table.
+func (l layout) snapshotTable() int64 { return l.first + l.table + int64(len(l.blocks)) }
 
 // rebuild writes a new refcount table and new blocks behind everything that is in use, and then lets the header point there. The old ones are free
 // from then on, and are not counted any more.
@@ -58,19 +62,35 @@ func (c *checker) rebuild(f findings) error {
 	if err := c.dev.Write(c.ctx, table, off, 0); err != nil {
 		return err
 	}
+	if l.snapshots > 0 {
+		p := make([]byte, l.snapshots<<c.h.ClusterBits)
+		copy(p, c.places.snapshots)
+		if err := c.dev.Write(c.ctx, p, l.snapshotTable()<<c.h.ClusterBits, 0); err != nil {
+			return err
+		}
+	}
 	if err := c.dev.Flush(c.ctx); err != nil {
 		return err
 	}
-	field := binary.BigEndian.AppendUint64(nil, uint64(off))
-	field = binary.BigEndian.AppendUint32(field, uint32(l.table))
+	// These fields of the header follow each other, in one sector.
+	c.h.RefcountTableOffset, c.h.RefcountTableClusters = uint64(off), uint32(l.table)
+	field := binary.BigEndian.AppendUint64(nil, c.h.RefcountTableOffset)
+	field = binary.BigEndian.AppendUint32(field, c.h.RefcountTableClusters)
+	if l.snapshots > 0 {
+		c.h.SnapshotsOffset = uint64(l.snapshotTable()) << c.h.ClusterBits
+		field = binary.BigEndian.AppendUint32(field, c.h.NbSnapshots)
+		field = binary.BigEndian.AppendUint64(field, c.h.SnapshotsOffset)
+	}
 	if err := c.dev.Write(c.ctx, field, refcountTableField, 0); err != nil {
 		return err
 	}
 	if err := c.dev.Flush(c.ctx); err != nil {
 		return err
 	}
-	c.h.RefcountTableOffset, c.h.RefcountTableClusters = uint64(off), uint32(l.table)
 	c.say(formats.Problem{Kind: formats.Corruption, Part: partTable, Off: off, Fixed: true}, "it has been rebuilt here, with %d refcount blocks", len(l.blocks))
+	if l.snapshots > 0 {
+		c.say(formats.Problem{Kind: formats.Corruption, Part: partSnapshots, Off: int64(c.h.SnapshotsOffset), Fixed: true}, "it has been written anew here, with the sizes of disks")
+	}
 	c.size = c.dev.Size()
 	c.end = clustersOf(c.size, c.h)
 	return c.readPlaces()
@@ -108,7 +128,7 @@ func (c *checker) plan(f findings) (layout, error) {
 			}
 		}
 	}
-	l := layout{first: highest + 1}
+	l := layout{first: highest + 1, snapshots: clustersOf(int64(len(c.places.snapshots)), c.h)}
 	for {
 		l.blocks = slices.Sorted(maps.Keys(needed))
 		l.table = clustersOf((l.blocks[len(l.blocks)-1]+1)*8, c.h)

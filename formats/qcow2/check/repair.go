@@ -52,7 +52,7 @@ func (c *checker) mend(how formats.Repair, tell func(formats.Problem)) error {
 	if err := c.clearAutoclear(); err != nil {
 		return err
 	}
-	if c.seen.rebuild {
+	if c.seen.rebuild || all && c.places.snapshots != nil {
 		c.tell = tell
 		if err := c.rebuild(c.seen); err != nil {
 			return err
