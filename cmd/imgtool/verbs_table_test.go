@@ -173,12 +173,13 @@ func changingCalls() (calls []call) {
 	for _, line := range []string{
 		"compat=0.10 base.qcow2", "compat=1.1 v2.qcow2", "compat=1.1,lazy_refcounts=on v2.qcow2", "lazy_refcounts=on base.qcow2", "lazy_refcounts=off lazy.qcow2",
 		"refcount_bits=64 tiny.qcow2", "refcount_bits=1 tiny.qcow2", "refcount_bits=1 tinysnap.qcow2", "refcount_bits=8 tinysnap.qcow2", "refcount_bits=8 v2.qcow2",
-		"compat=0.10 lazy.qcow2", "compat=0.10 zstd.qcow2", "compat=0.10 ext.qcow2", "compat=0.10 bits.qcow2", "cluster_size=4k base.qcow2", "nonsense=1 base.qcow2", "compat=2 base.qcow2",
+		"compat=0.10 lazy.qcow2", "compat=0.10 zstd.qcow2", "compat=0.10 ext.qcow2", "cluster_size=4k base.qcow2", "nonsense=1 base.qcow2", "compat=2 base.qcow2",
 		"compat=0.10 over.qcow2", "compat=0.10 data.qcow2",
 	} {
 		words := fields(line)
 		add("amend -o "+line, asTheirs, words[len(words)-1])
 	}
+	add("amend -o compat=0.10 bits.qcow2", exitFailed, "bits.qcow2") // qemu-img loses the bitmaps and leaks their clusters
 	add("amend -f raw -o x=y raw.img", asTheirs)
 	add("amend base.qcow2", exitUsage)
 	return calls
