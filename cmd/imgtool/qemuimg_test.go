@@ -223,7 +223,7 @@ func callsOfPeople() (calls []qemuCall) {
 		add("info --backing-chain " + name)
 		add("info --output=json --backing-chain " + name)
 		add("map " + name)
-		if name != "ext.qcow2" {
+		if name != "ext.qcow2" && name != "meta.qcow2" {
 			add("map --output=json " + name)
 		}
 		if name != "orphan.qcow2" {
@@ -324,6 +324,7 @@ func mistakenCalls() (calls []qemuCall) {
 	return append(calls,
 		qemuCall{line: "bitmap --add -g 1000 base.qcow2 b", why: "the format has its own words for a wrong granularity"},
 		qemuCall{line: "snapshot -l orphan.qcow2", why: "snapshots are listed without the backing file, which qemu-img opens first", ends: true},
+		qemuCall{line: "map --output=json meta.qcow2", why: "what is a hole of the file is zero, and not data", free: []string{"data"}},
 		qemuCall{line: "measure -O qcow2 meta.qcow2", why: "qemu-img takes holes of the file behind allocated clusters for zeros"},
 		qemuCall{line: "check orphan.qcow2", why: "an image is checked without its backing file, which qemu-img opens first", ends: true},
 		qemuCall{line: "map --output=json ext.qcow2", why: "qemu-img tells where subclusters would lie that are not allocated"},
