@@ -7,6 +7,20 @@
 //
 // Memory is bounded whatever the image says. Counts are kept for a window of the file, and where that is not all of it the tables are
 // read once for each window. Tables that lie in holes of the file cost nothing, a table that many snapshots share is read once.
+//
+// # Beside qemu-img
+//
+// Counts and their meaning are those of qemu-img check, but for these:
+//
+//   - The backing file and the data file need not exist.
+//   - Where an L1 entry or the snapshot table cannot be right, nothing is read at the place that it names, so that fewer errors are counted. What
+//     looks leaked then is not freed, because it may be what is no longer found.
+//   - In version 2, and with extended L2 entries, the zero flag of an entry is an error. An L1 entry with nothing but the COPIED flag is one, too.
+//   - Two structures that are written in place and share a cluster are an error even where their count is right.
+//   - Refcounts are put right in place where there are blocks for them; qemu-img rebuilds them all once one is 0 that should not be.
+//   - Where refcounts must be rebuilt, a repair of leaks does nothing and reports; qemu-img fails.
+//   - Of a cluster of which subclusters are called both allocated and zero, only these become zero. COPIED flags of compressed clusters are cleared.
+//   - In an L2 table that is something else as well, nothing is repaired.
 package check
 
 import (
