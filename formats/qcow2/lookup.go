@@ -71,6 +71,12 @@ func (d *Device) lookupIn(s *slice, off, n int64) (run, error) {
 		if next>>d.sliceBits != off>>d.sliceBits {
 			break
 		}
+		if r.kind == unallocated {
+			if k := d.empty(s, next); k > 0 {
+				r.len += k << d.clusterBits
+				continue
+			}
+		}
 		more, err := d.resolve(s, next)
 		if err != nil || more.kind != r.kind || more.host != r.host+r.len && (r.kind == plain || r.kind == zero && (r.host >= 0 || more.host >= 0)) {
 			break // an error is told to those who ask for that place
@@ -79,6 +85,19 @@ func (d *Device) lookupIn(s *slice, off, n int64) (run, error) {
 	}
 	r.len = min(r.len, n)
 	return r, nil
+}
+
+// empty returns how many entries of s, from that of off on, have never been set; 0 where off is inside a cluster.
+func (d *Device) empty(s *slice, off int64) int64 {
+	if off&(d.clusterSize-1) != 0 {
+		return 0
+	}
+	words := s.entries[d.entryIndex(off)*d.entryWords:]
+	k := 0
+	for k < len(words) && words[k] == 0 {
+		k++
+	}
+	return int64(k / d.entryWords)
 }
 
 // resolve returns the run from off to the end of its cluster, or of subclusters of one kind in it.
