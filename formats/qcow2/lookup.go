@@ -71,11 +71,9 @@ func (d *Device) lookupIn(s *slice, off, n int64) (run, error) {
 		if next>>d.sliceBits != off>>d.sliceBits {
 			break
 		}
-		if r.kind == unallocated {
-			if k := d.empty(s, next); k > 0 {
-				r.len += k << d.clusterBits
-				continue
-			}
+		if k := d.alike(s, next, r.kind); k > 0 { // quickly
+			r.len += k << d.clusterBits
+			continue
 		}
 		more, err := d.resolve(s, next)
 		if err != nil || more.kind != r.kind || more.host != r.host+r.len && (r.kind == plain || r.kind == zero && (r.host >= 0 || more.host >= 0)) {
@@ -87,17 +85,28 @@ func (d *Device) lookupIn(s *slice, off, n int64) (run, error) {
 	return r, nil
 }
 
-// empty returns how many entries of s, from that of off on, have never been set; 0 where off is inside a cluster.
-func (d *Device) empty(s *slice, off int64) int64 {
-	if off&(d.clusterSize-1) != 0 {
-		return 0
+// alike returns how many entries of s, from that of off on, where a run of a kind ends, are seen at once to continue it: they have never been set, or
+// each lies behind the one before it.
+func (d *Device) alike(s *slice, off int64, k kind) int64 {
+	first := d.entryIndex(off) * d.entryWords
+	i := first
+	switch {
+	case off&(d.clusterSize-1) != 0:
+	case k == unallocated:
+		for i < len(s.entries) && s.entries[i] == 0 {
+			i++
+		}
+	case k == plain && !d.extended():
+		for size := uint64(d.clusterSize); i < len(s.entries) && s.entries[i] == s.entries[i-1]+size; {
+			i++
+		}
+	case k == plain:
+		const all = 1<<ondisk.Subclusters - 1
+		for size := uint64(d.clusterSize); i < len(s.entries) && s.entries[i] == s.entries[i-2]+size && s.entries[i+1] == all && s.entries[i-1] == all; {
+			i += 2
+		}
 	}
-	words := s.entries[d.entryIndex(off)*d.entryWords:]
-	k := 0
-	for k < len(words) && words[k] == 0 {
-		k++
-	}
-	return int64(k / d.entryWords)
+	return int64((i - first) / d.entryWords)
 }
 
 // resolve returns the run from off to the end of its cluster, or of subclusters of one kind in it.
