@@ -25,7 +25,7 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	if cloned, err := reflink(ctx, src, dst, o); err != nil || cloned {
 		return Stats{Size: size, Cloned: size}, err
 	}
-	workers, request := o.limits(1, src)
+	workers, request := o.limits(DefaultRequest, 1, src)
 	c := newCopier(dst, o, size)
 	c.stats.Size = size
 

@@ -27,10 +27,8 @@ func Rebase(ctx context.Context, overlay, oldBacking, newBacking block.Device, o
 		}
 	}
 	size := overlay.Size()
-	if o.Request <= 0 { // whole clusters are written, so that nothing has to be copied into them
-		o.Request = max(DefaultRequest, overlay.Info().PreferredBlock)
-	}
-	workers, request := o.limits(2, sources...)
+	// Whole clusters are written, so that nothing has to be copied into them.
+	workers, request := o.limits(max(readRequest, overlay.Info().PreferredBlock), 2, sources...)
 	r := &rebasing{overlay: overlay, old: oldBacking, new: newBacking, unit: rebaseUnit(overlay.Info(), request)}
 	r.total, r.tell, r.stats.Size = size, o.Progress, size
 	err := each(ctx, workers, request, tasks(inUnits(r.ranges(ctx, size), r.unit), request), r.rebase)
@@ -254,7 +252,7 @@ func Commit(ctx context.Context, overlay, base block.Device, o Options) (Stats, 
 		return Stats{}, fmt.Errorf("base image: %w", err)
 	}
 	o.TargetIsZero = false
-	workers, request := o.limits(1, overlay)
+	workers, request := o.limits(DefaultRequest, 1, overlay)
 	c := newCopier(base, o, size)
 	c.stats.Size = size
 	err := each(ctx, workers, request, tasks(ranges(ctx, overlay, held), request), func(ctx context.Context, t task, b *buffers) error {

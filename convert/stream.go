@@ -24,7 +24,7 @@ func CopyStream(ctx context.Context, src block.Stream, dst block.Device, o Optio
 		return Stats{}, block.ErrReadOnly
 	}
 	o.Kernel = Kernel{}
-	workers, request := o.limits(2)
+	workers, request := o.limits(DefaultRequest, 2)
 	c := newCopier(dst, o, total)
 
 	g, gctx := errgroup.WithContext(ctx)

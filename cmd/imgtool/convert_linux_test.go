@@ -23,7 +23,7 @@ func TestFullDisk(t *testing.T) {
 		t.Logf("no file system of 1 MiB: %v", err)
 	} else {
 		defer syscall.Unmount(disk, 0)
-		for _, name := range []string{"x.raw", "x.gz"} {
+		for _, name := range []string{"x.raw", "x.gz", "x.qcow2"} {
 			targets = append(targets, filepath.Join(disk, name))
 		}
 		old := filepath.Join(disk, "old.raw")
@@ -31,6 +31,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		targets = append(targets, old)
+		fullImage(t, filepath.Join(disk, "old.qcow2"))
 	}
 	for _, target := range targets {
 		cmd := exec.Command("imgtool", "convert", "pattern:16M", target)
@@ -52,6 +53,21 @@ func TestFullDisk(t *testing.T) {
 		if p, err := os.ReadFile(filepath.Join(disk, n.Name())); err != nil || n.Name() != "old.raw" || string(p) != "old" {
 			t.Errorf("left behind: %s, %d bytes, %v", n.Name(), len(p), err)
 		}
+	}
+}
+
+// fullImage writes more into an image than the file system of 1 MiB holds. The image is still one afterwards.
+func fullImage(t *testing.T, path string) {
+	t.Helper()
+	output(t, "create", "-q", path, "16M")
+	cmd := exec.Command("imgtool", "convert", "-n", "pattern:16M", path)
+	out, _ := cmd.CombinedOutput() // the code is looked at
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || !bytes.Contains(out, []byte("no space left on device")) {
+		t.Errorf("%s: code %d, %s", path, code, out)
+	}
+	output(t, "check", "-q", "-r", "leaks", path)
+	if err := os.Remove(path); err != nil {
+		t.Error(err)
 	}
 }
 
