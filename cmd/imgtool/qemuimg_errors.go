@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
@@ -178,9 +179,7 @@ func (a *app) qemuCommandText(err error) string {
 	case "convert", "create", "measure":
 		return snapshotOrSpaceText(err, q, missing, unsupported)
 	case "amend":
-		if unsupported {
-			return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(q.Format, rawFormat))
-		}
+		return a.amendText(unsupported, opened)
 	}
 	return ""
 }
@@ -233,6 +232,20 @@ func snapshotText(action, name string, missing, unsupported bool) string {
 		return fmt.Sprintf("Could not apply snapshot '%s': Failed to load snapshot: No such file or directory", name)
 	case action == "delete" && (missing || unsupported):
 		return fmt.Sprintf("Could not delete snapshot '%s': snapshot not found", name)
+	}
+	return ""
+}
+
+// amendText returns the text for options that cannot be changed, where opened says that the image could be opened.
+func (a *app) amendText(unsupported, opened bool) string {
+	if unsupported {
+		return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(a.qemu.Format, rawFormat))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.qemu.Options)) {
+		known := func(d formats.Driver) bool { return hasOption(&d, name) }
+		if opened && !slices.ContainsFunc(a.registry(), known) {
+			return fmt.Sprintf("Invalid parameter '%s'", name)
+		}
 	}
 	return ""
 }

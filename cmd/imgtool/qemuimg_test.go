@@ -274,7 +274,8 @@ func callsOfPeople() (calls []qemuCall) {
 		"commit -b base.qcow2 top.qcow2", "snapshot -c one base.qcow2", "snapshot -a 1 snap.qcow2", "snapshot -d two snap.qcow2",
 		"bitmap --add base.qcow2 b", "bitmap --add --disable -g 32k base.qcow2 b", "bitmap --remove bits.qcow2 b0", "bitmap --clear --enable bits.qcow2 b1",
 		"bitmap --merge b1 bits.qcow2 b0", "bitmap --add --merge b0 -b bits.qcow2 -F qcow2 snap.qcow2 x", "bitmap --disable bits.qcow2 b0",
-		"check -r all leak.qcow2", "check -r leaks leak.qcow2", "check -q -r all bad.qcow2",
+		"amend -o compat=1.1 v2.qcow2", "amend -o compat=0.10 base.qcow2", "amend -o lazy_refcounts=on base.qcow2", "amend -f qcow2 -p -o refcount_bits=64 snap.qcow2",
+		"amend -o size=20M base.qcow2", "check -r all leak.qcow2", "check -r leaks leak.qcow2", "check -q -r all bad.qcow2",
 	} {
 		var made []string
 		for _, word := range fields(line)[1:] {
@@ -302,6 +303,7 @@ func mistakenCalls() (calls []qemuCall) {
 		"commit absent", "commit base.qcow2", "commit raw.img", "commit -b absent over.qcow2", "commit -b raw.img over.qcow2", "commit -f raw raw.img",
 		"snapshot -c x absent", "snapshot -c x raw.img", "snapshot -a x raw.img", "snapshot -d x raw.img", "snapshot -a x snap.qcow2", "snapshot -d x snap.qcow2",
 		"bitmap --add bits.qcow2 b0", "bitmap --remove bits.qcow2 x", "bitmap --merge x bits.qcow2 b0", "bitmap --add absent b",
+		"amend -o foo=1 base.qcow2",
 		"amend -o compat=1.1 raw.img", "amend -o compat=1.1 absent", "dd if=absent of=out", "dd -f qcow2 if=raw.img of=out",
 		"create absent/out 1M", "create -f qcow2 absent/out 1M", "create -f qcow2 -b absent -F raw out",
 		"create -f raw -o preallocation=metadata out 1M", "create -f raw -o preallocation=foo out 1M",
@@ -317,9 +319,10 @@ func mistakenCalls() (calls []qemuCall) {
 		"create -f qcow2 -o cluster_size=3 out 1M", "create -f qcow2 -o compat=0.10,lazy_refcounts=on out 1M", "create -f qcow2 -o refcount_bits=3 out 1M",
 		"create -f qcow2 -o data_file_raw=on out 1M", "create -f qcow2 -o extended_l2=on,cluster_size=4k out 1M",
 		"create -f qcow2 -o compat=0.10,extended_l2=on out 1M", "create -f qcow2 -o cluster_size=512 out 5T",
-		"create -f qcow2 -b base.qcow2 -F qcow2 -o preallocation=full out 1M",
+		"create -f qcow2 -b base.qcow2 -F qcow2 -o preallocation=full out 1M", "amend -o cluster_size=1M base.qcow2", "amend -o compat=7 base.qcow2",
+		"amend -o data_file_raw=on base.qcow2",
 	} {
-		calls = append(calls, qemuCall{line: line, why: "which options exclude each other is said by the format, in its own words"})
+		calls = append(calls, qemuCall{line: line, why: "which options cannot be, or cannot be changed, is said by the format in its own words"})
 	}
 	return append(calls,
 		qemuCall{line: "bitmap --add -g 1000 base.qcow2 b", why: "the format has its own words for a wrong granularity"},
