@@ -31,9 +31,19 @@ func TestCrash(t *testing.T) {
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			f := k.template(t, 400<<10)
-			crash(t, f, make([]byte, 400<<10), uint64(i))
+			for seed := range seeds() {
+				crash(t, f.clone(), make([]byte, 400<<10), uint64(seed*100+i))
+			}
 		})
 	}
+}
+
+// seeds returns how many series of changes are tried.
+func seeds() int {
+	if os.Getenv("IMGTOOL_SOAK") != "" {
+		return 30
+	}
+	return 1
 }
 
 // TestCrashOnOldImages does so with images that hold compressed clusters and share clusters with a snapshot.
@@ -50,7 +60,10 @@ func TestCrashOnOldImages(t *testing.T) {
 			qemuImg(t, "snapshot", "-c", "one", path)
 			qemuIO(t, path, "write -P 8 120k 50k")
 			want = rawOf(t, path)
-			crash(t, files{image: memoryOf(t, path)}, want, uint64(i))
+			image := memoryOf(t, path)
+			for seed := range seeds() {
+				crash(t, files{image: image.Clone()}, bytes.Clone(want), uint64(seed*100+i))
+			}
 		})
 	}
 }

@@ -48,6 +48,8 @@ func (d *Device) mayResize(size int64, p formats.Preallocation) error {
 		return &block.RangeError{Off: size, Size: d.maxSize()}
 	case d.h.L1Needed(uint64(size)) > ondisk.MaxL1Bytes/8:
 		return fmt.Errorf("%d bytes: with clusters of %d bytes an image has at most %d", size, d.clusterSize, int64(ondisk.MaxL1Bytes/8)<<d.l1Bits)
+	case d.encrypted && size%sectorSize != 0:
+		return fmt.Errorf("%d bytes: the size of an encrypted image is a multiple of %d", size, sectorSize)
 	case size < d.Size() && p != formats.PreallocOff:
 		return fmt.Errorf("preallocation=%s: there is nothing to allocate in a smaller image", p)
 	case d.h.Version < 3 && d.h.NbSnapshots > 0 && size != d.Size():

@@ -225,10 +225,3 @@ func (r *recentClusters) add(off int64, p []byte) {
 	r.list[r.hand] = recentCluster{off, p}
 	r.hand = (r.hand + 1) % len(r.list)
 }
-
-// clear forgets all: other data may lie there now.
-func (r *recentClusters) clear() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.list, r.hand = nil, 0
-}
