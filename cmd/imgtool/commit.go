@@ -80,13 +80,6 @@ func (v *committing) run(ctx context.Context, image string) error {
 // commit writes what the images from top down to the base hold into the base, the lowest first.
 func (v *committing) commit(ctx context.Context, top *chain.Image) (commitInfo, error) {
 	info := commitInfo{Filename: top.Name(), Emptied: !v.keep && v.base == ""}
-	var emptier formats.Emptier
-	if info.Emptied {
-		var err error
-		if emptier, err = feature[formats.Emptier](top, "cannot be emptied"); err != nil {
-			return info, block.WithHint(err, "-d leaves the image as it is")
-		}
-	}
 	levels, ref, err := v.levels(ctx, top)
 	defer func() {
 		for _, img := range levels[min(1, len(levels)):] {
@@ -95,6 +88,12 @@ func (v *committing) commit(ctx context.Context, top *chain.Image) (commitInfo, 
 	}()
 	if err != nil {
 		return info, err
+	}
+	var emptier formats.Emptier
+	if info.Emptied {
+		if emptier, err = feature[formats.Emptier](top, "cannot be emptied"); err != nil {
+			return info, block.WithHint(err, "-d leaves the image as it is")
+		}
 	}
 	if info.Base, err = chain.Path(ref); err != nil {
 		return info, err

@@ -171,13 +171,13 @@ func (a *app) qemuCommandText(err error) string {
 		switch {
 		case errors.Is(err, block.ErrBusy) && errors.As(err, &named) && named.Name != q.Written[0]:
 			return lockText(`"write"`, named.Name)
-		case errors.Is(err, errNoBacking), unsupported:
+		case errors.Is(err, errNoBacking):
 			return "Image does not have a backing file"
 		case errors.Is(err, errNotBelow):
 			return fmt.Sprintf("Did not find '%s' in the backing chain of '%s'", q.Operand, q.Typed[q.Written[0]])
 		}
 	case "convert", "create", "measure":
-		return snapshotOrSpaceText(err, q, missing, unsupported)
+		return makingText(err, q, missing, unsupported)
 	case "amend":
 		return a.amendText(unsupported, opened)
 	}
@@ -205,9 +205,10 @@ func resizeText(err error, preallocation string, unsupported bool) string {
 	return ""
 }
 
-// snapshotOrSpaceText is for the commands that may read a snapshot, or make an image.
-func snapshotOrSpaceText(err error, q *qemuimg.Call, missing, unsupported bool) string {
-	switch mode := q.Options["preallocation"]; {
+// makingText is for the commands that may read a snapshot, or make an image.
+func makingText(err error, q *qemuimg.Call, missing, unsupported bool) string {
+	mode := q.Options["preallocation"]
+	switch {
 	case q.Action != "" && unsupported:
 		return "Source lacks bitmap support"
 	case len(q.Written) > 0 && !q.Creates && errors.As(err, new(*block.RangeError)):
@@ -216,10 +217,12 @@ func snapshotOrSpaceText(err error, q *qemuimg.Call, missing, unsupported bool) 
 		return "Failed to load snapshot: Can't find snapshot"
 	case q.Operand != "" && unsupported:
 		return fmt.Sprintf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", rawFormat)
-	case mode != "" && unsupported:
-		return fmt.Sprintf("%s: error while converting %s: Unsupported preallocation mode: %s", q.Typed[q.Written[0]], q.Format, mode)
+	case mode == "" || !unsupported || len(q.Written) == 0:
+		return ""
+	case q.Command == "create":
+		return fmt.Sprintf("%s: Unsupported preallocation mode: %s", q.Typed[q.Written[0]], mode)
 	}
-	return ""
+	return fmt.Sprintf("%s: error while converting %s: Unsupported preallocation mode: %s", q.Typed[q.Written[0]], q.Format, mode)
 }
 
 func snapshotText(action, name string, missing, unsupported bool) string {
