@@ -168,9 +168,6 @@ func (v *conversion) run(ctx context.Context, sources []string, target string) e
 	return nil
 }
 
-// cacheModes are those of qemu-img, and whether they ask for a target that is on the disk.
-var cacheModes = []string{"none", "off", "writeback", "writethrough", "directsync", "unsafe"}
-
 // check looks at the flags before any file is touched. help is set where only the options are asked for.
 func (v *conversion) check(sources int, target string) (help bool, err error) {
 	if v.driver, err = v.outputDriver("-O", v.to, target); err != nil {
@@ -178,6 +175,9 @@ func (v *conversion) check(sources int, target string) (help bool, err error) {
 	}
 	if v.values, help, err = parseOptions(v.options); err != nil || help {
 		return help, err
+	}
+	noCache := func(mode string) bool { // that qemu-img knows
+		return mode != "" && !slices.Contains([]string{"none", "off", "writeback", "writethrough", "directsync", "unsafe"}, mode)
 	}
 	for _, c := range []struct {
 		bad  bool
@@ -195,8 +195,8 @@ func (v *conversion) check(sources int, target string) (help bool, err error) {
 		{v.verify && target == chain.Standard, "--verify: what went into a pipe cannot be read again"},
 		{v.bitmaps && target == chain.Standard, "--bitmaps: bitmaps are not written to a pipe"},
 		{v.workers < 0, "-m: say how many, or 0"},
-		{v.cache != "" && !slices.Contains(cacheModes, v.cache), "-t " + v.cache + ": there is no such cache mode"},
-		{v.sourceCache != "" && !slices.Contains(cacheModes, v.sourceCache), "-T " + v.sourceCache + ": there is no such cache mode"},
+		{noCache(v.cache), "-t " + v.cache + ": there is no such cache mode"},
+		{noCache(v.sourceCache), "-T " + v.sourceCache + ": there is no such cache mode"},
 		{v.compress && !v.driver.Compresses && !v.driver.Transport, "-c: format " + v.driver.Name + " has no compression"},
 	} {
 		if c.bad {

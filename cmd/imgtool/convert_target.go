@@ -55,6 +55,9 @@ func (v *conversion) intoExisting(ctx context.Context, src *origin, target strin
 	if err != nil {
 		return 0, err
 	}
+	if d := v.registry().Lookup(to.Format()); d != nil {
+		v.driver = d
+	}
 	n, err := v.overwrite(ctx, src, to)
 	if err = errors.Join(nameError(to, err), to.Close()); err != nil || !v.verify {
 		return n, err
@@ -77,8 +80,7 @@ func (v *conversion) overwrite(ctx context.Context, src *origin, to *chain.Image
 	if err != nil {
 		return 0, err
 	}
-	var dst block.Device = fixed
-	n, err := v.copyTo(ctx, src, dst, v.targetIsZero)
+	n, err := v.copyTo(ctx, src, fixed, v.targetIsZero)
 	if err == nil && v.bitmaps {
 		err = v.copyBitmaps(ctx, src, to.Device)
 	}
