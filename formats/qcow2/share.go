@@ -58,7 +58,7 @@ func (d *Device) usedBy(word uint64, at int64) (first, n int64, err error) {
 }
 
 // shareTables lets one more L1 table refer to all that l1 does: it raises refcounts, makes them durable, takes the COPIED flags from the L2 tables of l1, and
-// calls link, which makes the other table known. Where that fails, all is as it was.
+// calls link, which makes the other table known. Where that fails all is as it was, unless link has made the image one that cannot be changed any more.
 func (d *Device) shareTables(ctx context.Context, l1 []uint64, link func() error) error {
 	var raised []span
 	err := d.eachUse(ctx, l1, func(use span) error {
@@ -76,6 +76,9 @@ func (d *Device) shareTables(ctx context.Context, l1 []uint64, link func() error
 				}
 			}
 		}
+	}
+	if d.broken() != nil { // the other table may be known: what is counted too often does no harm
+		return err
 	}
 	for _, use := range raised {
 		err = errors.Join(err, d.refs.change(ctx, use.first, use.n, -1))

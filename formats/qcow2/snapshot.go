@@ -121,6 +121,7 @@ func (d *Device) ApplySnapshot(ctx context.Context, idOrName string) error {
 			h := *d.h
 			h.L1TableOffset, h.L1Size, h.Size = uint64(off), uint32(len(l1)), s.DiskSize
 			if err := d.setHeader(ctx, &h); err != nil {
+				d.fail(err) // which tables the file has is not known
 				return err
 			}
 			d.setL1(l1, off)
@@ -256,6 +257,7 @@ func (d *Device) setSnapshots(ctx context.Context, list []ondisk.Snapshot, h *on
 	}
 	next.RefcountTableOffset, next.RefcountTableClusters = d.h.RefcountTableOffset, d.h.RefcountTableClusters
 	if err := d.setHeader(ctx, &next); err != nil {
+		d.fail(err) // which table the file has is not known
 		return err
 	}
 	d.unlinkBytes(old, oldLen)

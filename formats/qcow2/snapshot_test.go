@@ -270,6 +270,12 @@ func survived(t *testing.T, disk *block.Memory, r *rand.Rand, oldState, newState
 			}
 			same(t, contents(t, shown, r), want)
 		}
+		_, err = check.Check(ctx, disk, formats.CheckOptions{Problem: func(p formats.Problem) {
+			if p.Kind == formats.Corruption && p.Part == "cluster" {
+				t.Errorf("counted too low: %+v", p)
+			}
+		}})
+		ok(t, err)
 		res, err := check.Check(ctx, disk, formats.CheckOptions{Repair: formats.RepairAll})
 		if err != nil || res.Leaks+res.Corruptions+res.CheckErrors > 0 {
 			t.Fatalf("%+v %v", res, err)
@@ -314,4 +320,48 @@ func (l *writeLog) Discard(ctx context.Context, off, n int64) error {
 func (l *writeLog) Flush(ctx context.Context) error {
 	l.epochs = append(l.epochs, nil)
 	return l.Filter.Flush(ctx)
+}
+
+// failing is a file of which the writes fail from some moment on.
+type failing struct {
+	block.Filter
+	left int
+}
+
+func (f *failing) Write(ctx context.Context, p []byte, off int64, fl block.Flags) error {
+	if f.left--; f.left < 0 {
+		return errors.New("no more writes")
+	}
+	return f.Filter.Write(ctx, p, off, fl)
+}
+
+// TestSnapshotFails lets the writes fail after any number of them: no state is lost, nothing is counted too low, and a repair leaves nothing to complain of.
+func TestSnapshotFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	create(t, path, "cluster_size=512", "100k")
+	qemuIO(t, path, "write -P 1 0 60k")
+	qemuImg(t, "snapshot", "-c", "old", path)
+	qemuIO(t, path, "write -P 2 30k 40k")
+	oldState, newState := rawOf(t, path, "-l", "old"), rawOf(t, path)
+	start := memoryOf(t, path)
+	for name, do := range map[string]func(s formats.Snapshotter) error{
+		"create": func(s formats.Snapshotter) error { return s.CreateSnapshot(ctx, "new", time.Unix(1e9, 0)) },
+		"apply":  func(s formats.Snapshotter) error { return s.ApplySnapshot(ctx, "old") },
+		"delete": func(s formats.Snapshotter) error { return s.DeleteSnapshot(ctx, "old") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(1, 2))
+			for n := 0; ; n++ {
+				disk := start.Clone()
+				d, err := Open(ctx, block.NoClose(&failing{block.Filter{Device: disk}, n}), formats.OpenOptions{Write: true})
+				ok(t, err)
+				err = do(d.(formats.Snapshotter))
+				d.Close()
+				survived(t, disk, r, oldState, newState, name == "apply")
+				if err == nil {
+					break
+				}
+			}
+		})
+	}
 }
