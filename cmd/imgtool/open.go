@@ -77,10 +77,18 @@ var errOneWay = block.WithHint(errors.New("it can be read from front to back onl
 func feature[T any](img *chain.Image, what string) (T, error) {
 	t, ok := block.As[T](img.Device)
 	if !ok {
-		return t, &chain.Error{Name: img.Name(), Err: fmt.Errorf("format %s %s: %w", img.Format(), what, errors.ErrUnsupported)}
+		return t, &chain.Error{Name: img.Name(), Err: &lackError{img.Format(), what}}
 	}
 	return t, nil
 }
+
+// lackError says that a format has not what a command needs.
+type lackError struct{ format, what string }
+
+func (e *lackError) Error() string {
+	return fmt.Sprintf("format %s %s: %v", e.format, e.what, errors.ErrUnsupported)
+}
+func (e *lackError) Unwrap() error { return errors.ErrUnsupported }
 
 // gate returns what decides whether references may be followed.
 func (a *app) gate() formats.Gate {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,10 +143,12 @@ func strerror(err error) string {
 func (a *app) qemuCommandText(err error) string {
 	q := a.qemu
 	var named *chain.Error
+	var lack *lackError
 	var errno syscall.Errno
 	opened := !errors.As(err, &errno) && !errors.Is(err, block.ErrBusy) // and not found wanting by the system
 	missing := opened && errors.Is(err, fs.ErrNotExist)
 	unsupported := opened && errors.Is(err, errors.ErrUnsupported)
+	lacking := errors.As(err, &lack)
 	switch q.Command {
 	case "map":
 		if errors.Is(err, errNotPlain) {
@@ -160,11 +161,11 @@ func (a *app) qemuCommandText(err error) string {
 	case "resize":
 		return resizeText(err, q.Action, unsupported)
 	case "snapshot":
-		return snapshotText(q.Action, q.Operand, missing, unsupported)
+		return snapshotText(q.Action, q.Operand, missing, lacking)
 	case "bitmap":
 		return bitmapText(err, q, missing)
 	case "rebase":
-		if unsupported {
+		if lacking {
 			return fmt.Sprintf("Could not change the backing file to '%s': Operation not supported", q.Operand)
 		}
 	case "commit":
@@ -179,7 +180,10 @@ func (a *app) qemuCommandText(err error) string {
 	case "convert", "create", "measure":
 		return makingText(err, q, missing, unsupported)
 	case "amend":
-		return a.amendText(unsupported, opened)
+		if lacking {
+			return fmt.Sprintf("Format driver '%s' does not support option amendment", lack.format)
+		}
+		return a.amendText(opened)
 	}
 	return ""
 }
@@ -207,16 +211,18 @@ func resizeText(err error, preallocation string, unsupported bool) string {
 
 // makingText is for the commands that may read a snapshot, or make an image.
 func makingText(err error, q *qemuimg.Call, missing, unsupported bool) string {
+	var lack *lackError
+	lacking := errors.As(err, &lack)
 	mode := q.Options["preallocation"]
 	switch {
-	case q.Action != "" && unsupported:
+	case q.Action != "" && lacking:
 		return "Source lacks bitmap support"
 	case len(q.Written) > 0 && !q.Creates && errors.As(err, new(*block.RangeError)):
 		return "output file is smaller than input file"
 	case q.Operand != "" && missing:
 		return "Failed to load snapshot: Can't find snapshot"
-	case q.Operand != "" && unsupported:
-		return fmt.Sprintf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", rawFormat)
+	case q.Operand != "" && lacking:
+		return fmt.Sprintf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", lack.format)
 	case mode == "" || !unsupported || len(q.Written) == 0:
 		return ""
 	case q.Command == "create":
@@ -225,25 +231,22 @@ func makingText(err error, q *qemuimg.Call, missing, unsupported bool) string {
 	return fmt.Sprintf("%s: error while converting %s: Unsupported preallocation mode: %s", q.Typed[q.Written[0]], q.Format, mode)
 }
 
-func snapshotText(action, name string, missing, unsupported bool) string {
+func snapshotText(action, name string, missing, lacking bool) string {
 	switch {
-	case action == "create" && unsupported:
+	case action == "create" && lacking:
 		return fmt.Sprintf("Could not create snapshot '%s': -95 (Operation not supported)", name)
-	case action == "apply" && unsupported:
+	case action == "apply" && lacking:
 		return fmt.Sprintf("Could not apply snapshot '%s': Block driver does not support snapshots", name)
 	case action == "apply" && missing:
 		return fmt.Sprintf("Could not apply snapshot '%s': Failed to load snapshot: No such file or directory", name)
-	case action == "delete" && (missing || unsupported):
+	case action == "delete" && (missing || lacking):
 		return fmt.Sprintf("Could not delete snapshot '%s': snapshot not found", name)
 	}
 	return ""
 }
 
 // amendText returns the text for options that cannot be changed, where opened says that the image could be opened.
-func (a *app) amendText(unsupported, opened bool) string {
-	if unsupported {
-		return fmt.Sprintf("Format driver '%s' does not support option amendment", cmp.Or(a.qemu.Format, rawFormat))
-	}
+func (a *app) amendText(opened bool) string {
 	for _, name := range slices.Sorted(maps.Keys(a.qemu.Options)) {
 		known := func(d formats.Driver) bool { return hasOption(&d, name) }
 		if opened && !slices.ContainsFunc(a.registry(), known) {
@@ -270,7 +273,7 @@ func bitmapText(err error, q *qemuimg.Call, missing bool) string {
 		}
 		return fmt.Sprintf("Operation %s on bitmap %s failed: %s", action, q.Operand, why)
 	}
-	if errors.Is(err, errors.ErrUnsupported) {
+	if errors.As(err, new(*lackError)) {
 		return fmt.Sprintf("Operation %s on bitmap %s failed: Can't store persistent bitmaps: Operation not supported", q.Action, q.Operand)
 	}
 	return ""
