@@ -26,6 +26,7 @@ type bitmaps struct {
 	mu        sync.Mutex
 	list      []*bitmap
 	directory fileRange
+	switched  int       // how often the header has been given another directory
 	recording []*bitmap // what changes of the disk are noted in
 	held      int64     // bytes that pages take
 	room      int64     // that they may take
@@ -178,6 +179,7 @@ func (b *bitmaps) check(m *bitmap) error {
 }
 
 // changeBitmaps runs do while no other call runs and the file has all bits. Bitmaps that do enables are marked as in use by the next change.
+// Where do fails before the file has another directory, all is as it was.
 func (d *Device) changeBitmaps(ctx context.Context, do func(ctx context.Context, b *bitmaps) error) error {
 	return d.alone(ctx, func(ctx context.Context) error {
 		b := d.bitmaps
@@ -186,8 +188,36 @@ func (d *Device) changeBitmaps(ctx context.Context, do func(ctx context.Context,
 		if err := b.storeLocked(ctx); err != nil {
 			return err
 		}
-		return do(ctx, b)
+		restore := b.save()
+		err := do(ctx, b)
+		if err != nil {
+			restore()
+		}
+		return err
 	})
+}
+
+// save returns a function that brings back what the bitmaps are now, all of whose bits the file has, unless the file has got another directory.
+func (b *bitmaps) save() (restore func()) {
+	list, directory, switched := slices.Clone(b.list), b.directory, b.switched
+	var old []bitmap
+	for _, m := range list {
+		old = append(old, *m)
+	}
+	return func() {
+		if b.switched != switched {
+			return
+		}
+		for i, m := range list {
+			b.dropPages(m)
+			stored, lost := m.stored, m.lost
+			*m = old[i]
+			if m.stored = stored; lost {
+				m.lost, m.Flags = true, m.Flags|ondisk.BitmapInUse
+			}
+		}
+		b.list, b.directory = list, directory
+	}
 }
 
 // AddBitmap implements formats.BitmapKeeper.

@@ -40,30 +40,38 @@ func (b *bitmaps) endResize(ctx context.Context, old int64) error {
 	if len(b.list) == 0 || b.d.Size() == old {
 		return b.storeLocked(ctx)
 	}
-	var unused []fileRange
-	for _, m := range b.list {
-		if m.lost {
-			continue
-		}
-		more, err := b.resizeTable(ctx, m, old)
-		if err != nil {
-			for _, m := range b.list {
-				b.lose(m, err)
-			}
-			return err
-		}
-		unused = append(unused, more...)
-		m.Flags &^= ondisk.BitmapInUse
+	unused, err := b.resizeTables(ctx, old)
+	if err == nil {
+		b.recording = nil
+		b.begun.Store(false)
+		err = b.writeDirectory(ctx)
 	}
-	b.recording = nil
-	b.begun.Store(false)
-	if err := b.writeDirectory(ctx); err != nil {
+	if err != nil { // the tables that the file has are of the wrong length, and stay in use
+		for _, m := range b.list {
+			b.lose(m, err)
+		}
 		return err
 	}
 	for _, r := range unused {
 		b.d.unlinkBytes(r.off, r.n)
 	}
 	return nil
+}
+
+// resizeTables gives each bitmap a table for the present size, and takes its mark away in memory.
+func (b *bitmaps) resizeTables(ctx context.Context, old int64) (unused []fileRange, err error) {
+	for _, m := range b.list {
+		if m.lost {
+			continue
+		}
+		more, err := b.resizeTable(ctx, m, old)
+		if err != nil {
+			return nil, err
+		}
+		unused = append(unused, more...)
+		m.Flags &^= ondisk.BitmapInUse
+	}
+	return unused, nil
 }
 
 // resizeTable makes a table for the present size, and returns what is not used any more once the directory names it.

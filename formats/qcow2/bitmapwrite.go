@@ -349,28 +349,28 @@ func (b *bitmaps) free(ctx context.Context, old ondisk.BitmapEntry) error {
 // writeDirectory writes the directory to a new place, and lets the header name it.
 func (b *bitmaps) writeDirectory(ctx context.Context) error {
 	d := b.d
-	old := b.directory
 	var p []byte
 	for _, m := range b.list {
 		p = m.Append(p)
 	}
-	n := int64(len(p))
-	switch {
+	var next fileRange
+	switch n := int64(len(p)); {
 	case n > ondisk.MaxBitmapDirectoryBytes:
 		return errors.New("the directory of the bitmaps is as long as it may be")
-	case n == 0:
-		b.directory = fileRange{}
-	default:
+	case n > 0:
 		off, err := d.refs.allocateAll(ctx, d.clusters(n))
 		if err != nil {
 			return err
 		}
-		b.directory = fileRange{off, n}
+		next = fileRange{off, n}
 		if err := d.writeFile(ctx, append(p, make([]byte, d.ceil(n)-n)...), off); err != nil {
 			return err
 		}
 	}
-	at := b.directory.off
+	old := b.directory
+	b.directory = next
+	b.switched++
+	at := next.off
 	for _, m := range b.list {
 		m.at, m.stored = at, m.Flags
 		at += int64(len(m.Append(nil)))

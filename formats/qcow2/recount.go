@@ -101,10 +101,12 @@ func (d *Device) setRefcountOrder(ctx context.Context, order uint32) error {
 	}
 	d.refBits = n.refBits
 	d.untouched = max(d.untouched, n.end<<d.clusterBits)
-	if d.refs, err = d.readRefcounts(ctx); err != nil {
+	refs, err := d.readRefcounts(ctx)
+	if err != nil {
 		d.fail(err)
 		return err
 	}
+	d.refs = refs
 	for _, at := range old.table {
 		if at != 0 {
 			d.unlinkBytes(int64(at), d.clusterSize)
