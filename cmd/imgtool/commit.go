@@ -160,9 +160,13 @@ func (v *committing) into(ctx context.Context, path, format string, levels []*ch
 		return err
 	}
 	progress, end := v.showProgress()
-	for _, img := range slices.Backward(levels) {
+	for i, img := range slices.Backward(levels) {
 		c := convert.Options{Memory: int64(v.memory) / 2, ZeroGranule: convert.DefaultZeroGranule, Progress: progress}
-		if _, err = convert.Commit(ctx, img.Device, base.Device, c); err != nil {
+		_, err = convert.Commit(ctx, img.Device, base.Device, c)
+		if err == nil && i > 0 {
+			err = hideBehind(ctx, base.Device, img.Device.Size(), levels[i-1].Device.Size())
+		}
+		if err != nil {
 			err = nameError(base, err)
 			break
 		}
@@ -172,4 +176,13 @@ func (v *committing) into(ctx context.Context, path, format string, levels []*ch
 		err = base.Device.Flush(ctx)
 	}
 	return errors.Join(err, base.Close())
+}
+
+// hideBehind makes zero what base holds behind the end of an image that was committed into it, as far as the image above that one reaches, to which
+// it has read as zero.
+func hideBehind(ctx context.Context, base block.Device, end, above int64) error {
+	if above = min(above, base.Size()); end >= above {
+		return nil
+	}
+	return base.Zero(ctx, end, above-end, 0)
 }
