@@ -5,7 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
@@ -51,7 +50,7 @@ func (d *Device) specific(ctx context.Context) formats.Fields {
 	if v3 {
 		add("lazy-refcounts", h.CompatibleFeatures&ondisk.CompatLazyRefcounts != 0)
 	}
-	if list := d.recordedBitmaps(ctx); len(list) > 0 {
+	if list := d.listBitmaps(ctx); len(list) > 0 {
 		add("bitmaps", describeBitmaps(list))
 	}
 	add("refcount-bits", 1<<h.RefcountOrder)
@@ -95,17 +94,17 @@ func compressionName(t uint8) string {
 	return "zlib"
 }
 
-func describeBitmaps(list []ondisk.BitmapEntry) []formats.Fields {
+func describeBitmaps(list []formats.Bitmap) []formats.Fields {
 	out := make([]formats.Fields, 0, len(list))
 	for _, b := range list {
 		flags := []string{}
-		if b.Flags&ondisk.BitmapInUse != 0 {
+		if b.InUse {
 			flags = append(flags, "in-use")
 		}
-		if b.Flags&ondisk.BitmapAuto != 0 {
+		if b.Enabled {
 			flags = append(flags, "auto")
 		}
-		out = append(out, formats.Fields{{Name: "flags", Value: flags}, {Name: "name", Value: b.Name}, {Name: "granularity", Value: int64(1) << b.GranularityBits}})
+		out = append(out, formats.Fields{{Name: "flags", Value: flags}, {Name: "name", Value: b.Name}, {Name: "granularity", Value: b.Granularity}})
 	}
 	return out
 }
@@ -131,25 +130,3 @@ func (d *Device) snapshotList(ctx context.Context) []formats.Snapshot {
 }
 
 func clamp(v uint64) int64 { return int64(min(v, math.MaxInt64)) }
-
-// recordedBitmaps returns the bitmap directory; nothing where no program has kept it valid, or where it cannot be read.
-func (d *Device) recordedBitmaps(ctx context.Context) []ondisk.BitmapEntry {
-	x, err := d.h.Bitmaps()
-	if x == nil && err == nil {
-		return nil
-	}
-	var list []ondisk.BitmapEntry
-	if err == nil {
-		off, n := int64(x.BitmapDirectoryOffset), int64(x.BitmapDirectorySize)
-		if err = block.CheckRange(off, n, d.file.Size()); err == nil {
-			p := make([]byte, n)
-			if err = d.file.Read(ctx, p, off); err == nil {
-				list, err = ondisk.ParseBitmapDirectory(p, off, d.h)
-			}
-		}
-	}
-	if err != nil {
-		d.o.Logger().Warn(err.Error(), "file", d.o.Name)
-	}
-	return list
-}

@@ -102,7 +102,7 @@ func (d *Device) ApplySnapshot(ctx context.Context, idOrName string) error {
 		if err != nil {
 			return err
 		}
-		if err := d.mayApply(s); err != nil {
+		if err := d.mayApply(ctx, s); err != nil {
 			return err
 		}
 		l1, err := d.snapshotL1(ctx, s)
@@ -142,13 +142,13 @@ func (d *Device) ApplySnapshot(ctx context.Context, idOrName string) error {
 }
 
 // mayApply refuses snapshots that the disk cannot become.
-func (d *Device) mayApply(s ondisk.Snapshot) error {
+func (d *Device) mayApply(ctx context.Context, s ondisk.Snapshot) error {
 	switch {
 	case s.DiskSize > uint64(d.maxSize()) || d.h.L1Needed(s.DiskSize) > uint64(s.L1Size):
 		return d.corrupt("snapshot table", int64(d.h.SnapshotsOffset), "snapshot %q has %d bytes, and an L1 table of %d entries", s.Name, s.DiskSize, s.L1Size)
 	case d.h.RefcountOrder == 0:
 		return errOneBit
-	case int64(s.DiskSize) != d.Size() && len(d.recordedBitmaps(context.Background())) > 0:
+	case int64(s.DiskSize) != d.Size() && len(d.listBitmaps(ctx)) > 0:
 		return block.WithHint(fmt.Errorf("the disk had %d bytes at the time, and the image keeps bitmaps, whose length would change", s.DiskSize), "remove the bitmaps first")
 	}
 	return nil
