@@ -127,6 +127,8 @@ type BitmapKeeper interface {
 // Amender is an image whose options can be changed afterwards. Values are those of Create; what cannot be changed is an error, before
 // anything is.
 type Amender interface {
+	// Amendable describes the options that can be changed, with their present values as defaults.
+	Amendable() []OptionDoc
 	Amend(ctx context.Context, values map[string]string) error
 }
 

@@ -53,7 +53,7 @@ func (a *app) amend(ctx context.Context, image string, from reading, values map[
 	})
 }
 
-// amendHelp lists the options of the image's format.
+// amendHelp lists the options that the image can change, with what they are.
 func (a *app) amendHelp(ctx context.Context, image string, from reading) error {
 	from.lazy = true
 	img, err := a.openDevice(ctx, image, from)
@@ -61,8 +61,9 @@ func (a *app) amendHelp(ctx context.Context, image string, from reading) error {
 		return err
 	}
 	defer img.Close()
-	if _, err := feature[formats.Amender](img, "cannot be amended"); err != nil {
+	d, err := feature[formats.Amender](img, "cannot be amended")
+	if err != nil {
 		return err
 	}
-	return a.printOptions(a.registry().Lookup(img.Format()))
+	return a.printOptionDocs("Options of "+img.Name(), d.Amendable())
 }

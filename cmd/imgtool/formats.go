@@ -67,14 +67,18 @@ func newFormats(a *app) *cobra.Command {
 }
 
 func describeFormat(d formats.Driver) formatInfo {
-	f := formatInfo{
+	return formatInfo{
 		Name: d.Name, Aliases: append([]string{}, d.Aliases...), Doc: d.Doc, Extensions: append([]string{}, d.Extensions...),
-		Read: d.Open != nil, Stream: d.Decode != nil, Write: d.Create != nil || d.Plan != nil, Options: []optionInfo{},
+		Read: d.Open != nil, Stream: d.Decode != nil, Write: d.Create != nil || d.Plan != nil, Options: describeOptions(formats.OptionsHelp(d.Options)),
 	}
-	for _, o := range formats.OptionsHelp(d.Options) {
-		f.Options = append(f.Options, optionInfo{o.Name, o.Kind, o.Default, o.Help})
+}
+
+func describeOptions(docs []formats.OptionDoc) []optionInfo {
+	list := []optionInfo{}
+	for _, o := range docs {
+		list = append(list, optionInfo{o.Name, o.Kind, o.Default, o.Help})
 	}
-	return f
+	return list
 }
 
 // does says in letters what can be done with the format.

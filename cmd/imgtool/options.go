@@ -80,12 +80,17 @@ func hasOption(d *formats.Driver, name string) bool {
 
 // printOptions lists the options of a format.
 func (a *app) printOptions(d *formats.Driver) error {
+	return a.printOptionDocs("Options of "+d.Name, formats.OptionsHelp(d.Options))
+}
+
+// printOptionDocs lists options under a title.
+func (a *app) printOptionDocs(title string, docs []formats.OptionDoc) error {
 	if a.json {
-		return a.printJSON(describeFormat(*d).Options)
+		return a.printJSON(describeOptions(docs))
 	}
-	a.printf("Options of %s", d.Name)
+	a.printf("%s", title)
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-	for _, o := range formats.OptionsHelp(d.Options) {
+	for _, o := range docs {
 		fmt.Fprintf(w, "  %s=%s\t%s (%s)\n", o.Name, o.Kind, o.Help, o.Default)
 	}
 	return w.Flush()

@@ -23,7 +23,7 @@ type amendment struct {
 	LazyRefcounts bool   `option:"lazy_refcounts"`
 	DataFile      string `option:"data_file"`
 	DataFileRaw   bool   `option:"data_file_raw"`
-	Size          int64  `option:"size"`
+	Size          int64  `option:"size" help:"of the disk, which can only grow"`
 }
 
 // present returns what the image has.
@@ -32,6 +32,23 @@ func (d *Device) present() *amendment {
 		Compat: compatOf(d.h), RefcountBits: 1 << d.h.RefcountOrder, LazyRefcounts: d.h.CompatibleFeatures&ondisk.CompatLazyRefcounts != 0,
 		DataFile: d.h.DataFile(), DataFileRaw: d.rawData(), Size: d.Size(),
 	}
+}
+
+// Amendable implements formats.Amender.
+func (d *Device) Amendable() []formats.OptionDoc {
+	if d.calls.begin(context.Background()) != nil {
+		return nil
+	}
+	defer d.calls.end()
+	docs := formats.OptionsHelp(d.present())
+	for _, created := range formats.OptionsHelp(plan.Defaults()) {
+		for i := range docs {
+			if docs[i].Name == created.Name {
+				docs[i].Help = created.Help
+			}
+		}
+	}
+	return docs
 }
 
 // version returns the version of the format that is asked for.
