@@ -31,7 +31,8 @@ const (
 	// DefaultMemory is the memory budget where none is given, in bytes.
 	DefaultMemory = 256 << 20
 	// DefaultRequest is the longest request to a device that is written where none is given, in bytes. File systems keep what is written at
-	// once together in memory, up to the size of a large page, 2 MiB: over ext4 that takes less time than a page for every 4 KiB.
+	// once together in memory, up to the size of a large page, 2 MiB: 1.5 GB from qcow2 to a raw file on ext4, in a virtual machine with
+	// Linux 6.18, took 1.3 s of processor time so, and 3.5 s in requests of 512 KiB.
 	DefaultRequest = 2 << 20
 	// readRequest is the same where nothing is written to a device: what is read should still be in the processor's cache when it is looked
 	// through.
