@@ -41,6 +41,8 @@ func lookingCalls() (calls []call) {
 		"compare base.qcow2 comp.qcow2",
 		"compare base.qcow2 over.qcow2",
 		"compare top.qcow2 over.qcow2",
+		"compare long.qcow2 base.qcow2",
+		"map --json long.qcow2",
 		"compare -s base.qcow2 comp.qcow2",
 		"compare -s base.qcow2 other.qcow2",
 		"compare -s base.qcow2 base.qcow2",
@@ -115,6 +117,9 @@ func changingCalls() (calls []call) {
 	add("rebase -b other.qcow2 -F qcow2 over.qcow2", asTheirs, "over.qcow2")
 	add("rebase -b other.qcow2 -F qcow2 top.qcow2", asTheirs, "top.qcow2")
 	add("rebase -b base.qcow2 -F qcow2 top.qcow2", asTheirs, "top.qcow2")
+	add("rebase -b base.qcow2 -F qcow2 long.qcow2", asTheirs, "long.qcow2")
+	add("rebase -b '' long.qcow2", asTheirs, "long.qcow2")
+	add("resize short.qcow2 8M", asTheirs, "short.qcow2")
 	add("rebase -b raw.img -F raw over.qcow2", asTheirs, "over.qcow2")
 	add("rebase -b base.qcow2 -F qcow2 rawover.qcow2", asTheirs, "rawover.qcow2")
 	add("rebase -b '' over.qcow2", asTheirs, "over.qcow2")
@@ -136,6 +141,9 @@ func changingCalls() (calls []call) {
 	add("commit top.qcow2", asTheirs, "top.qcow2", "over.qcow2", "base.qcow2")
 	add("commit -b base.qcow2 top.qcow2", asTheirs, "top.qcow2", "base.qcow2")
 	add("commit -b over.qcow2 top.qcow2", asTheirs, "top.qcow2", "over.qcow2")
+	add("commit long.qcow2", asTheirs, "long.qcow2", "short.qcow2", "base.qcow2")
+	add("commit -b base.qcow2 long.qcow2", asTheirs, "long.qcow2", "base.qcow2")
+	add("commit short.qcow2", asTheirs, "short.qcow2", "base.qcow2")
 	add("commit rawover.qcow2", asTheirs, "rawover.qcow2")
 	add("commit base.qcow2", asTheirs, "base.qcow2")
 	add("commit -b absent over.qcow2", asTheirs, "over.qcow2")

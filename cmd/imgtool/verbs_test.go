@@ -46,6 +46,9 @@ func verbsImages(t *testing.T, dir string) {
 		"io -c 'write -P 5 512k 100k' -c 'write -P 6 5M 64k' -c 'write -z 128k 64k' over.qcow2",
 		"img create -q -f qcow2 -b over.qcow2 -F qcow2 top.qcow2 20M",
 		"io -c 'write -P 7 15M 64k' -c 'write -P 8 1M 64k' top.qcow2",
+		"img create -q -f qcow2 -b base.qcow2 -F qcow2 short.qcow2 2M",
+		"img create -q -f qcow2 -b short.qcow2 -F qcow2 long.qcow2 10M",
+		"io -c 'write -P 7 1M 64k' long.qcow2",
 		"img create -q -f raw raw.img 4M",
 		"io -f raw -c 'write -P 1 1M 1M' raw.img",
 		"img create -q -f qcow2 -b raw.img -F raw rawover.qcow2 8M",
@@ -181,7 +184,7 @@ type outcome struct {
 
 // below are the files that images of a call need besides those that it names.
 var below = map[string][]string{
-	"over.qcow2": {"base.qcow2"}, "top.qcow2": {"over.qcow2", "base.qcow2"}, "rawover.qcow2": {"raw.img"}, "data.qcow2": {"data.bin"},
+	"over.qcow2": {"base.qcow2"}, "top.qcow2": {"over.qcow2", "base.qcow2"}, "rawover.qcow2": {"raw.img"}, "short.qcow2": {"base.qcow2"}, "long.qcow2": {"short.qcow2", "base.qcow2"}, "data.qcow2": {"data.bin"},
 }
 
 // copyNamed copies the images that a line names, and those below them.
