@@ -140,12 +140,16 @@ func (f files) content(size int64) io.ReaderAt {
 
 func TestConformance(t *testing.T) {
 	const size = 1<<20 + 512*7
+	ops := 60
+	if os.Getenv("IMGTOOL_SOAK") != "" {
+		ops = 300
+	}
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			fresh := k.template(t, size)
 			opened := map[block.Device]files{}
 			blocktest.Run(t, blocktest.Config{
-				Size: size, Content: fresh.content(size), Ops: 120,
+				Size: size, Content: fresh.content(size), Ops: ops,
 				New: func(t *testing.T) block.Device {
 					f := fresh.clone()
 					d := f.open(t, true)
