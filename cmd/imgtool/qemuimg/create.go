@@ -56,6 +56,8 @@ func buildCreate(p *parser) error {
 		return wrong("%s: Error: Trying to create an image with the same filename as the backing file", name)
 	case backingFile != "" && backingFmt == "":
 		return wrong("%s: Backing file specified without backing format", name)
+	case backingFmt != "" && p.Format == rawFormat:
+		return wrong("%s: Backing file format not supported for file format 'raw'", name)
 	case backingFile == "" && backingFmt != "":
 		return wrong("%s: Backing format cannot be used without backing file", name)
 	case !p.knows(backingFmt):
@@ -150,6 +152,8 @@ func buildConvert(p *parser) error {
 		return wrong("Backing file not supported for file format 'raw'")
 	case backingFile != "" && backingFmt == "" && !p.has(noCreate):
 		return wrong("Use of backing file requires explicit backing format")
+	case backingFmt != "" && p.Format == rawFormat:
+		return wrong("Backing file format not supported for file format 'raw'")
 	case backingFile == "" && backingFmt != "":
 		return wrong("%s: error while converting %s: Backing format cannot be used without backing file", p.target, p.Format)
 	}

@@ -75,6 +75,9 @@ func cannotOpen(name, why string) error { return wrong("Could not open '%s': %s"
 // optioned returns what a list of options means.
 func optioned(list string, keys map[string]Secret) (image, error) {
 	options := map[string]string{}
+	if !strings.Contains(list, "=") {
+		return image{}, cannotOpen(list, fmt.Sprintf("Cannot find device='%s' nor node-name='%s'", list, list))
+	}
 	for _, pair := range splitOptions(list) {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {

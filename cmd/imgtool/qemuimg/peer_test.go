@@ -56,6 +56,9 @@ convert -o cluster_size=64k a.raw x
 info --image-opts -f raw a.raw
 info --image-opts driver=qcow2,file.driver=file,file.filename=a.qcow2,bla=x
 info --image-opts filename=a.raw
+info --image-opts a.raw
+create -F raw x 1M
+convert -F raw a.raw x
 info json:{}
 info json:{"filename":"a.raw"}
 info json:{"driver":"qcow2","file":{"filename":"a.qcow2"},"bla":1}
