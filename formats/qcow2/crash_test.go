@@ -90,7 +90,13 @@ func TestCrashGrowing(t *testing.T) {
 // history is what a disk held after each change.
 type history struct {
 	versions [][]byte
-	flushed  []int // by number of the log's mark: the version that was durable
+	flushed  []int  // by number of the log's mark: the version that was durable
+	backing  []byte // what the backing image shows
+}
+
+// beyond reports whether byte b may be at off in a moment in which the disk gets shorter than that: nothing is there any more.
+func (h *history) beyond(b byte, off int) bool {
+	return b == 0 || off < len(h.backing) && b == h.backing[off]
 }
 
 func (h *history) last() []byte { return h.versions[len(h.versions)-1] }
@@ -118,7 +124,7 @@ func crashSteps(t *testing.T, f files, content []byte, seed uint64, steps int) {
 	}
 	d, err := Open(ctx, block.NoClose(file), o)
 	ok(t, err)
-	h := &history{versions: [][]byte{content}, flushed: []int{0}}
+	h := &history{versions: [][]byte{content}, flushed: []int{0}, backing: f.backing}
 	r := rand.New(rand.NewPCG(6, seed))
 	kinds := 16
 	if image, _ := block.As[*Device](d); image.h.NbSnapshots > 0 || image.data.named {
@@ -236,7 +242,7 @@ func (h *history) between(t *testing.T, d block.Device, s blocktest.State) {
 bytes:
 	for off := range got {
 		for _, v := range versions {
-			if off < len(v) && got[off] == v[off] || off >= len(v) && got[off] == 0 { // to be cut off
+			if off < len(v) && got[off] == v[off] || off >= len(v) && h.beyond(got[off], off) {
 				continue bytes
 			}
 		}
