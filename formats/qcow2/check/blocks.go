@@ -30,7 +30,24 @@ func (c *checker) readTable() error {
 		}
 		c.judgeBlock(blockRef{index: i, off: int64(e &^ ondisk.RefcountReserved)}, e, off+i*8)
 	}
+	c.markTwice()
 	return nil
+}
+
+// markTwice finds refcount blocks that lie at the same place.
+func (c *checker) markTwice() {
+	sorted := make([]*blockRef, 0, len(c.places.blocks))
+	for i := range c.places.blocks {
+		if b := &c.places.blocks[i]; b.state == blockGood {
+			sorted = append(sorted, b)
+		}
+	}
+	slices.SortStableFunc(sorted, func(a, b *blockRef) int { return cmp.Compare(a.off, b.off) })
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i].off == sorted[i-1].off {
+			sorted[i].state = blockTwice
+		}
+	}
 }
 
 // judgeBlock keeps the entry e of the refcount table, which lies at byte at.
@@ -66,31 +83,22 @@ func (c *checker) badBlock(b *blockRef, at int64, text string, args ...any) {
 // countBlocks counts the refcount blocks.
 func (c *checker) countBlocks() {
 	for _, b := range c.places.blocks {
-		if b.state == blockGood {
+		if b.state == blockGood || b.state == blockTwice {
 			c.counts.add(b.off>>c.h.ClusterBits, 1, 1, refOther)
 		}
 	}
 }
 
-// checkBlocks looks for refcount blocks in the window that share their cluster with something. What is at the same place a second time does not count.
+// checkBlocks looks for refcount blocks in the window that share their cluster with something.
 func (c *checker) checkBlocks() {
-	sorted := make([]*blockRef, 0, len(c.places.blocks))
-	for i := range c.places.blocks {
-		if b := &c.places.blocks[i]; b.state == blockGood && c.counts.contains(b.off>>c.h.ClusterBits) {
-			sorted = append(sorted, b)
+	for _, b := range c.places.blocks {
+		if b.state != blockGood || !c.counts.contains(b.off>>c.h.ClusterBits) {
+			continue
 		}
-	}
-	slices.SortStableFunc(sorted, func(a, b *blockRef) int { return cmp.Compare(a.off, b.off) })
-	for i := 0; i < len(sorted); {
-		j := i + 1
-		for ; j < len(sorted) && sorted[j].off == sorted[i].off; j++ {
-			sorted[j].state = blockBad
-		}
-		if n, _ := c.counts.get(sorted[i].off >> c.h.ClusterBits); n > 1 {
-			c.found(formats.Corruption, int64(n)-1, partBlock, sorted[i].off, "its cluster is used %d times", n)
+		if n, _ := c.counts.get(b.off >> c.h.ClusterBits); n > 1 {
+			c.found(formats.Corruption, int64(n)-1, partBlock, b.off, "its cluster is used %d times", n)
 			c.seen.rebuild = true
 		}
-		i = j
 	}
 }
 
@@ -98,7 +106,7 @@ func (c *checker) checkBlocks() {
 type change func(stored, used uint64) uint64
 
 // compare compares the counts of the present window with those of the image. Without a change it counts and tells what is wrong; afterwards the counts of
-// the window are those of the image (2 stands for every count above 1). With one, it writes.
+// the window are those of the image. With one, it writes.
 func (c *checker) compare(fix change) error {
 	if fix == nil {
 		c.checkBlocks()

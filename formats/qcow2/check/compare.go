@@ -5,6 +5,12 @@ import (
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
+// What compare leaves in place of counts: 0, 1, or these.
+const (
+	severalTimes = 2
+	notKnown     = 3
+)
+
 // compareCounts compares the counts of the image with those of the window, for clusters of one page from first on. With fix, set stores another count for
 // the i'th of them.
 func (c *checker) compareCounts(first int64, stored []uint64, set func(i int64, v uint64), fix change) {
@@ -82,7 +88,7 @@ func (c *checker) compareCount(cluster int64, have, used, flags, most uint64) {
 		c.copiedHere = true
 	}
 	if used > 0 {
-		c.counts.set(cluster, min(have, 2))
+		c.counts.set(cluster, min(have, severalTimes))
 	}
 }
 
@@ -107,8 +113,9 @@ func (c *checker) compareUncounted(per int64) {
 			used, _ := c.counts.get(cluster)
 			switch {
 			case used == 0:
-			case found && s == blockBad:
+			case found && s != blockAbsent:
 				c.seen.highest = max(c.seen.highest, cluster)
+				c.counts.set(cluster, notKnown)
 			default:
 				c.seen.rebuild = true
 				c.compareCounts(cluster, zero, nil, nil)

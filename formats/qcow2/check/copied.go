@@ -117,7 +117,7 @@ func (c *checker) wrongCopied(e uint64, off int64) bool {
 		return false
 	}
 	n, _ := c.counts.get(cluster)
-	return (n == 1) != (e&ondisk.Copied != 0)
+	return n != notKnown && (n == 1) != (e&ondisk.Copied != 0)
 }
 
 // wrongCopiedL2 does it for an entry of an L2 table. Clusters in a data file have no counts, and every one the flag.

@@ -59,6 +59,7 @@ const (
 	blockGood   blockState = iota
 	blockAbsent            // outside the file: it counts nothing
 	blockBad               // it cannot be said what it counts
+	blockTwice             // it lies where one with a lower index does: neither can it
 )
 
 // readPlaces reads what the header leads to, but for L1 and L2 tables.
