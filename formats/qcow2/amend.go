@@ -205,7 +205,7 @@ func (d *Device) upgrade(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := d.setSnapshots(ctx, list, nil); err != nil {
+		if err := d.setSnapshots(ctx, list); err != nil {
 			return err
 		}
 	}

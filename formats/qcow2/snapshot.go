@@ -53,7 +53,7 @@ func (d *Device) CreateSnapshot(ctx context.Context, name string, at time.Time) 
 				return err
 			}
 			s.L1TableOffset = uint64(off)
-			if err := d.setSnapshots(ctx, append(slices.Clone(list), s), nil); err != nil {
+			if err := d.setSnapshots(ctx, append(slices.Clone(list), s)); err != nil {
 				d.unlinkBytes(off, int64(8*len(l1)))
 				return err
 			}
@@ -171,7 +171,7 @@ func (d *Device) DeleteSnapshot(ctx context.Context, idOrName string) error {
 			return err
 		}
 		i := slices.IndexFunc(list, func(o ondisk.Snapshot) bool { return o.ID == s.ID && o.L1TableOffset == s.L1TableOffset })
-		if err := d.setSnapshots(ctx, slices.Delete(list, i, i+1), nil); err != nil {
+		if err := d.setSnapshots(ctx, slices.Delete(list, i, i+1)); err != nil {
 			return err
 		}
 		d.unlinkBytes(int64(s.L1TableOffset), 8*int64(s.L1Size))
@@ -224,8 +224,8 @@ func (d *Device) newTable(ctx context.Context, l1 []uint64) (off int64, err erro
 	return off, d.writeTable(ctx, l1, off)
 }
 
-// setSnapshots writes the snapshot table to a new place, and lets the header name it. h, where it is not nil, is what else the header becomes.
-func (d *Device) setSnapshots(ctx context.Context, list []ondisk.Snapshot, h *ondisk.Header) error {
+// setSnapshots writes the snapshot table to a new place, and lets the header name it.
+func (d *Device) setSnapshots(ctx context.Context, list []ondisk.Snapshot) error {
 	var table []byte
 	for i := range list {
 		list[i].HasDiskSize = true
@@ -240,9 +240,6 @@ func (d *Device) setSnapshots(ctx context.Context, list []ondisk.Snapshot, h *on
 	}
 	old := int64(d.h.SnapshotsOffset)
 	next := *d.h
-	if h != nil {
-		next = *h
-	}
 	next.NbSnapshots, next.SnapshotsOffset = uint32(len(list)), 0
 	if len(list) > 0 {
 		table = append(table, make([]byte, d.ceil(int64(len(table)))-int64(len(table)))...)
@@ -255,7 +252,6 @@ func (d *Device) setSnapshots(ctx context.Context, list []ondisk.Snapshot, h *on
 			return err
 		}
 	}
-	next.RefcountTableOffset, next.RefcountTableClusters = d.h.RefcountTableOffset, d.h.RefcountTableClusters
 	if err := d.setHeader(ctx, &next); err != nil {
 		d.fail(err) // which table the file has is not known
 		return err
