@@ -100,11 +100,19 @@ func (f files) refer(_ context.Context, ref formats.Ref, _ bool) (block.Device, 
 	return m, m.Write(ctx, f.backing, 0, 0)
 }
 
+// open opens the image. It is closed with the test, unless that has done so.
 func (f files) open(t testing.TB, write bool) block.Device {
+	t.Helper()
+	d := f.openOnly(t, write)
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// openOnly is open for tests that open thousands, and close them.
+func (f files) openOnly(t testing.TB, write bool) block.Device {
 	t.Helper()
 	d, err := Open(ctx, block.NoClose(f.image), formats.OpenOptions{Write: write, Refer: f.refer, Memory: 1 << 20})
 	ok(t, err)
-	t.Cleanup(func() { d.Close() })
 	return d
 }
 

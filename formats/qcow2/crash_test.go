@@ -204,14 +204,14 @@ func (h *history) survives(t *testing.T, g files, s blocktest.State, number int)
 	if err != nil || res.Corruptions > 0 || res.CheckErrors > 0 {
 		t.Fatalf("%s: %+v, %v", s.What, res, err)
 	}
-	d := g.open(t, false)
+	d := g.openOnly(t, false)
 	h.between(t, d, s)
 	ok(t, d.Close())
 	if number%50 == 0 {
 		g.checkWithQemu(t, s.What)
 	}
 	if number%10 == 0 {
-		d := g.open(t, true)
+		d := g.openOnly(t, true)
 		p := noise(rand.New(rand.NewPCG(7, uint64(number))), 50<<10)
 		ok(t, d.Write(ctx, p, 10<<10, block.FUA))
 		got := make([]byte, len(p))
