@@ -10,6 +10,59 @@ import (
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
+// reserveSpace takes the space that the disk needs to grow to size with all of it allocated, its tables included, behind the end of the file. So it
+// fails before anything has changed, and what is written then does not fail for want of space. What is left over is given back by trim.
+func (d *Device) reserveSpace(ctx context.Context, size int64, p formats.Preallocation) error {
+	more := d.ceil(size) - d.floor(d.Size())
+	if p != formats.PreallocFalloc && p != formats.PreallocFull || more <= 0 {
+		return nil
+	}
+	dev, err := d.dataFile(ctx)
+	if err != nil || !dev.Info().Caps.Resize {
+		return err
+	}
+	old, n := dev.Size(), more
+	if d.data.named {
+		n = max(0, d.ceil(size)-old)
+	} else {
+		tables := more>>d.l1Bits + d.clusters(8*int64(d.h.L1Needed(uint64(size)))) + 2
+		n += (tables + (n>>d.clusterBits+tables)>>d.refBits + 2) << d.clusterBits
+	}
+	if err = dev.Resize(ctx, old+n); err == nil {
+		err = dev.Zero(ctx, old, n, block.NoHole)
+	}
+	if err != nil {
+		return errors.Join(err, dev.Resize(context.WithoutCancel(ctx), old))
+	}
+	d.wroteTo()
+	return nil
+}
+
+// preallocateOrGoBack preallocates what a disk of old bytes has grown by. Where that fails the disk has its old size again, so that who tries once
+// more does not find the size right and nothing allocated.
+func (d *Device) preallocateOrGoBack(ctx context.Context, old int64, p formats.Preallocation) error {
+	err := d.preallocate(ctx, old, p)
+	if err == nil && p != formats.PreallocOff {
+		err = d.flush(ctx)
+	}
+	if err == nil && (p == formats.PreallocFalloc || p == formats.PreallocFull) {
+		err = d.trim(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	grown := d.Size()
+	back := d.bitmaps.beginResize(ctx, old)
+	if back == nil {
+		back = d.shrink(ctx, old)
+	}
+	if back == nil {
+		back = d.bitmaps.endResize(ctx, grown)
+	}
+	return errors.Join(err, back)
+}
+
 // preallocate gives places that read as zero to the clusters that lie behind off.
 func (d *Device) preallocate(ctx context.Context, off int64, p formats.Preallocation) error {
 	switch p {
@@ -60,6 +113,9 @@ func (d *Device) preallocateRun(ctx context.Context, s *slice, off, end int64, p
 	}
 	n := clusters << d.clusterBits
 	if err := d.reserve(ctx, host, n, p); err != nil {
+		if !d.data.named {
+			d.freed.unlink(span{host >> d.clusterBits, clusters})
+		}
 		return 0, err
 	}
 	i := d.entryIndex(off)

@@ -25,6 +25,9 @@ func (d *Device) resize(ctx context.Context, size int64, p formats.Preallocation
 	if err := d.mayResize(size, p); err != nil {
 		return err
 	}
+	if err := d.reserveSpace(ctx, size, p); err != nil {
+		return err
+	}
 	if err := d.bitmaps.beginResize(ctx, size); err != nil {
 		return err
 	}
@@ -38,7 +41,7 @@ func (d *Device) resize(ctx context.Context, size int64, p formats.Preallocation
 	if err := d.bitmaps.endResize(ctx, old); err != nil {
 		return err
 	}
-	return d.preallocate(ctx, old, p)
+	return d.preallocateOrGoBack(ctx, old, p)
 }
 
 // mayResize refuses sizes that the image cannot have.
@@ -196,12 +199,18 @@ func (d *Device) trim(ctx context.Context) error {
 	if !d.file.Info().Caps.Resize {
 		return nil
 	}
-	end, err := d.refs.trim(ctx)
+	end, err := d.refs.end(ctx)
 	if err != nil || end >= d.file.Size() {
 		return err
 	}
 	d.wrote.Store(true)
-	return d.file.Resize(ctx, end)
+	if err := d.file.Resize(ctx, end); err != nil {
+		return err
+	}
+	d.refs.mu.Lock()
+	defer d.refs.mu.Unlock()
+	d.untouched = min(d.untouched, end)
+	return nil
 }
 
 // dropCluster takes the cluster at guest out of the tables.

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"math/rand/v2"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/block/blocktest"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/formats/qcow2/check"
 )
 
 // TestPreallocate grows images in every way.
@@ -39,6 +42,46 @@ func TestPreallocate(t *testing.T) {
 			}
 			ok(t, d.Close())
 			clean(t, path, options)
+		}
+	}
+}
+
+// TestPreallocateFails fails each write and each zero of a preallocation: the disk has its old size and content.
+func TestPreallocateFails(t *testing.T) {
+	fresh := kindOfImage{options: "cluster_size=4k"}.template(t, 1<<20)
+	image := make([]byte, fresh.image.Size())
+	ok(t, fresh.image.Read(ctx, image, 0))
+	want := noise(rand.New(rand.NewPCG(1, 1)), 1<<20)
+	for _, p := range []formats.Preallocation{formats.PreallocMetadata, formats.PreallocFalloc, formats.PreallocFull} {
+		for _, kind := range []blocktest.Op{blocktest.OpWrite, blocktest.OpZero, blocktest.OpResize} {
+			for nth := 1; ; nth++ {
+				memory := block.NewMemory(int64(len(image)))
+				ok(t, memory.Write(ctx, image, 0, 0))
+				faulty := blocktest.NewFaulty(block.NoClose(memory))
+				d, err := Open(ctx, faulty, formats.OpenOptions{Write: true})
+				ok(t, err)
+				ok(t, d.Write(ctx, want, 0, 0))
+				ok(t, d.Flush(ctx))
+				faulty.Plan(blocktest.Fault{Ops: kind, Nth: nth, Times: 1, Err: syscall.ENOSPC})
+				failed := d.(*Device).ResizePreallocated(ctx, 2<<20, p)
+				hit := faulty.Hits()[0] > 0
+				faulty.Plan()
+				if !hit {
+					ok(t, failed)
+					ok(t, d.Close())
+					break
+				}
+				_ = d.Close() // which may fail as well
+				d, err = Open(ctx, block.NoClose(memory), formats.OpenOptions{})
+				ok(t, err)
+				if failed != nil && d.Size() != int64(len(want)) {
+					t.Fatalf("%s, %v %d failed (%v): the disk has %d bytes", p, kind, nth, failed, d.Size())
+				}
+				same(t, contents(t, openPrefix(t, d), rand.New(rand.NewPCG(1, 2))), want)
+				if res, err := check.Check(ctx, memory, formats.CheckOptions{}); err != nil || res.Corruptions > 0 {
+					t.Fatalf("%s, %v %d failed (%v): %+v, %v", p, kind, nth, failed, res, err)
+				}
+			}
 		}
 	}
 }
