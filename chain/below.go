@@ -3,7 +3,9 @@ package chain
 import (
 	"context"
 	"errors"
+	"fmt"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 )
 
@@ -27,20 +29,20 @@ func OpenBelow(ctx context.Context, text string, o Options) (*Below, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case img.Device == nil:
-		err = naming(img.Name()).wrap(oneWay("an image"))
-	case img.below == nil:
-		err = usage("%q: the last layer of the chain is not a format", text)
-	}
-	if err != nil {
-		return nil, errors.Join(err, img.Close())
+	if img.below == nil {
+		return nil, errors.Join(usage("%q: the last layer of the chain is not a format", text), img.Close())
 	}
 	return img.below, nil
 }
 
-// stop ends the opening below the format of d.
+// stop ends the opening below the format of d, which needs a device there.
 func (op *opening) stop(d *formats.Driver, values map[string]string) error {
+	switch {
+	case op.dev == nil && d.Decode == nil:
+		return oneWay("format " + d.Name)
+	case op.dev == nil:
+		return block.WithHint(fmt.Errorf("what format %s lies on goes one way only, and this needs any offset", d.Name), oneWayHint)
+	}
 	op.img.below = &Below{Image: op.img, Driver: *d, Open: op.driverOptions(values)}
 	return nil
 }

@@ -2,6 +2,8 @@ package chain
 
 import (
 	"errors"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
@@ -45,9 +47,29 @@ func TestOpenBelowErrors(t *testing.T) {
 			t.Errorf("%s: %v, %v", text, b, err)
 		}
 	}
-	one := write(t, "y.img", "ONEWDISKpayload")
-	if b, err := OpenBelow(t.Context(), one, Options{Registry: registry()}); err == nil {
-		t.Errorf("a source that goes one way gives %v", b)
+	for _, content := range []string{"ONEWDISKpayload", "ONEWpayload", "ONEWONEWpayload"} {
+		b, err := OpenBelow(t.Context(), write(t, "y.img", content), Options{Registry: registry()})
+		if err == nil || hint(err) == "" {
+			t.Errorf("%s, which goes one way, gives %v, %v", content, b, err)
+		}
+	}
+	for _, c := range []struct{ content, format string }{
+		{"DISKpayload", ""}, {"DISKpayload", "disk"}, {"DISKpayload", "raw"}, {"WRAPDISKpayload", ""}, {"WRAPpayload", ""}, {"ONEWpayload", ""}, {"payload", ""},
+		{"payload", "wrap"}, {"", ""}, {"", "disk"},
+	} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteString(c.content); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		b, err := OpenBelow(t.Context(), Standard, Options{Registry: registry(), Format: c.format, Stdin: r})
+		if err == nil || hint(err) == "" || !strings.HasPrefix(err.Error(), "standard input: ") {
+			t.Errorf("%q as %q from a pipe: %v, %v", c.content, c.format, b, err)
+		}
+		r.Close()
 	}
 	var named *Error
 	b, err := OpenBelow(t.Context(), path, Options{Registry: registry()})
@@ -58,4 +80,13 @@ func TestOpenBelowErrors(t *testing.T) {
 	if err := b.Device.Write(t.Context(), []byte("x"), 0, 0); !errors.As(err, &named) || !errors.Is(err, block.ErrReadOnly) {
 		t.Errorf("writing what is open for reading: %v", err)
 	}
+}
+
+// hint returns what err says the user can do.
+func hint(err error) string {
+	var h *block.Hint
+	if errors.As(err, &h) {
+		return h.Text
+	}
+	return ""
 }

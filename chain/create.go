@@ -63,7 +63,7 @@ func Create(ctx context.Context, text string, o CreateOptions) (*Target, error) 
 		err = t.openPath(ctx)
 	}
 	if err != nil {
-		return nil, t.name.wrap(err)
+		return nil, t.name.opening(err)
 	}
 	return t, nil
 }
@@ -180,7 +180,7 @@ func (t *Target) Create(_ context.Context, name string) (block.Device, error) {
 	}
 	path := filepath.Join(filepath.Dir(t.path), name)
 	if err := t.begin(path); err != nil {
-		return nil, naming(path).wrap(err)
+		return nil, naming(path).opening(err)
 	}
 	t.names = append(t.names, name)
 	return t.device(t.files[len(t.files)-1], naming(path)), nil

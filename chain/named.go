@@ -10,8 +10,9 @@ import (
 
 // Error is an error of an image together with the name that the user gave the image.
 type Error struct {
-	Name string // the source of the chain
-	Err  error
+	Name    string // the source of the chain
+	Err     error
+	Opening bool // it could not be opened, or created
 }
 
 func (e *Error) Error() string { return e.Name + ": " + e.Err.Error() }
@@ -30,7 +31,19 @@ func (n naming) wrap(err error) error {
 	for inner := (*Error)(nil); errors.As(err, &inner) && errors.As(inner.Err, new(*Error)); {
 		err = inner.Err
 	}
+	if inner, ok := err.(*Error); ok && inner.Name == string(n) {
+		return err
+	}
 	return &Error{Name: string(n), Err: err}
+}
+
+// opening is wrap for what happens while the image is opened or created.
+func (n naming) opening(err error) error {
+	err = n.wrap(err)
+	if e, ok := err.(*Error); ok {
+		e.Opening = true
+	}
+	return err
 }
 
 // named is a device whose errors name it.

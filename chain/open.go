@@ -49,7 +49,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 	name := naming(sourceName(spec.Source))
 	in, err := src.open(ctx, arg, o)
 	if err != nil {
-		return nil, name.wrap(err)
+		return nil, name.opening(err)
 	}
 	if st, err := os.Stat(o.IndexFile); err == nil && in.stat != nil && os.SameFile(st, in.stat) {
 		return nil, errors.Join(usage("index file %s: it is the image", o.IndexFile), in.abandon())
@@ -58,10 +58,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 	if in.close != nil {
 		op.img.closers = append(op.img.closers, in.close)
 	}
-	if err = op.checkLoop(); err == nil {
-		err = op.run(steps)
-	}
-	if err == nil && op.o.IndexFile != "" {
+	if err = op.run(steps); err == nil && op.o.IndexFile != "" {
 		err = usage("index file %s: nothing in %s is entered by an index", op.o.IndexFile, sourceName(spec.Source))
 	}
 	if err != nil {
@@ -70,7 +67,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 			o.Sequential = false
 			return open(ctx, spec, src, arg, o, parents)
 		}
-		return nil, name.wrap(err)
+		return nil, name.opening(err)
 	}
 	if op.dev != nil {
 		op.img.Device = &named{block.Filter{Device: op.dev}, name}
@@ -349,7 +346,9 @@ func (op *opening) abandon() {
 
 // oneWay returns the error for what needs to read at any offset.
 func oneWay(what string) error {
-	return block.WithHint(fmt.Errorf("%s %w", what, errOneWay), "save it to a file first")
+	return block.WithHint(fmt.Errorf("%s %w", what, errOneWay), oneWayHint)
 }
+
+const oneWayHint = "save it to a file first"
 
 var errOneWay = errors.New("cannot be read from a pipe, or from another source that goes one way only")

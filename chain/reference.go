@@ -13,6 +13,9 @@ import (
 	"github.com/imgtool/imgtool/formats"
 )
 
+// ErrLoop: an image refers to itself, perhaps by way of others. It comes with block.ErrDenied.
+var ErrLoop = errors.New("the image refers to itself")
+
 // maxDepth bounds how many images may refer to each other in a row.
 const maxDepth = 256
 
@@ -34,7 +37,11 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	if err != nil {
 		return nil, err
 	}
-	if len(op.parents) == maxDepth {
+	parents := append(slices.Clone(op.parents), op.img.stat)
+	if err := checkLoop(path, parents); err != nil {
+		return nil, err
+	}
+	if len(parents) > maxDepth {
 		return nil, fmt.Errorf("%s %q: more than %d images refer to each other: %w", ref.Kind, ref.Name, maxDepth, block.ErrDenied)
 	}
 	if ref.Format != "" && op.o.Registry.Lookup(ref.Format) == nil {
@@ -44,7 +51,7 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 		Registry: op.o.Registry, Write: write, Format: ref.Format, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory / 2, Workers: op.o.Workers,
 		Lazy: op.o.Lazy, NoLock: op.o.NoLock,
 	}
-	img, err := open(ctx, Spec{Source: path}, source{open: openPath}, path, o, append(slices.Clone(op.parents), op.img.stat))
+	img, err := open(ctx, Spec{Source: path}, source{open: openPath}, path, o, parents)
 	if err != nil {
 		return nil, err
 	}
@@ -74,11 +81,23 @@ func Path(ref formats.Ref) (string, error) {
 	return dir + name, nil
 }
 
-// checkLoop refuses an image that refers to itself by way of others.
-func (op *opening) checkLoop() error {
-	stat := op.img.stat
-	if stat != nil && slices.ContainsFunc(op.parents, func(p os.FileInfo) bool { return p != nil && os.SameFile(p, stat) }) {
-		return fmt.Errorf("the image refers to itself, by way of %d others: %w", len(op.parents)-1, block.ErrDenied)
+// checkLoop refuses path where it leads to one of the images that refer to it, before anybody holds that file against itself.
+func checkLoop(path string, parents []os.FileInfo) error {
+	stat, err := os.Stat(path)
+	if err != nil {
+		return nil // which is told by whoever opens it
 	}
-	return nil
+	i := slices.IndexFunc(parents, func(p os.FileInfo) bool { return p != nil && os.SameFile(p, stat) })
+	if i < 0 {
+		return nil
+	}
+	err = ErrLoop
+	switch others := len(parents) - 1 - i; others {
+	case 0:
+	case 1:
+		err = fmt.Errorf("%w, by way of 1 other", ErrLoop)
+	default:
+		err = fmt.Errorf("%w, by way of %d others", ErrLoop, others)
+	}
+	return naming(path).wrap(fmt.Errorf("%w: %w", err, block.ErrDenied))
 }

@@ -19,8 +19,10 @@ import (
 func pointer() formats.Driver {
 	const magic = "POINTER "
 	return formats.Driver{
-		Name:  "pointer",
-		Probe: func(h formats.Head) formats.Score { return map[bool]formats.Score{true: formats.Likely}[h.HasPrefix(magic)] },
+		Name: "pointer",
+		Probe: func(h formats.Head) formats.Score {
+			return map[bool]formats.Score{true: formats.Likely}[h.HasPrefix(magic)]
+		},
 		Open: func(ctx context.Context, dev block.Device, o formats.OpenOptions) (block.Device, error) {
 			p := make([]byte, dev.Size())
 			if err := dev.Read(ctx, p, 0); err != nil {
@@ -127,6 +129,32 @@ func TestPathThroughLink(t *testing.T) {
 	} {
 		if got, err := Path(formats.Ref{Kind: "backing file", Name: c.name, From: c.from}); got != c.want || err != nil {
 			t.Errorf("%s of %s: %q, %v", c.name, c.from, got, err)
+		}
+	}
+}
+
+// TestLoop opens images that refer to themselves: the error says by way of how many, and names a file once.
+func TestLoop(t *testing.T) {
+	dir := t.TempDir()
+	for name, to := range map[string]string{"self": "self", "a": "b pointer", "b": "a", "x": "a", "c": "d", "d": "e", "e": "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("POINTER "+to), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := Options{Registry: formats.Registry{pointer(), raw.Driver()}, Gate: formats.DirGate}
+	for name, want := range map[string]string{
+		"self": "self: the image refers to itself: ",
+		"a":    "a: the image refers to itself, by way of 1 other: ",
+		"c":    "c: the image refers to itself, by way of 2 others: ",
+		"x":    "x: DIR/a: the image refers to itself, by way of 1 other: ",
+	} {
+		for _, noLock := range []bool{true, false} {
+			o.NoLock, o.Write = noLock, !noLock // its own lock does not keep it from being found
+			_, err := OpenFile(t.Context(), filepath.Join(dir, name), o)
+			want := filepath.Join(dir, strings.Replace(want, "DIR", dir, 1)) + block.ErrDenied.Error()
+			if !errors.Is(err, ErrLoop) || !errors.Is(err, block.ErrDenied) || err.Error() != want {
+				t.Errorf("%s: %v, want %s", name, err, want)
+			}
 		}
 	}
 }
