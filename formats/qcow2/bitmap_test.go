@@ -409,12 +409,11 @@ func TestBitmapDamage(t *testing.T) {
 			c.damage(f, &list[0])
 			ok(t, f.image.Write(ctx, list[0].Append(nil), int64(x.BitmapDirectoryOffset), 0))
 			d := f.open(t, true)
-			k, _ := block.As[formats.BitmapKeeper](d)
 			ok(t, d.Write(ctx, []byte("written"), 3<<20, 0))
 			ok(t, d.Flush(ctx))
 			ok(t, d.Close())
 			d = f.open(t, true)
-			k, _ = block.As[formats.BitmapKeeper](d)
+			k, _ := block.As[formats.BitmapKeeper](d)
 			lost := c.name != "no bits"
 			if b := k.Bitmaps(); len(b) != 1 || b[0].InUse != lost {
 				t.Fatalf("%+v", b)
