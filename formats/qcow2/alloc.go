@@ -25,7 +25,8 @@ func (r *refcounts) allocate(ctx context.Context, n int64) (host, got int64, fre
 		return 0, 0, false, err
 	}
 	r.next = first + got
-	return r.taken(first, got)
+	host, fresh = r.taken(first, got)
+	return host, got, fresh, nil
 }
 
 // allocateAll takes n free clusters that lie one after another.
@@ -44,8 +45,8 @@ func (r *refcounts) allocateAll(ctx context.Context, n int64) (host int64, err e
 			if first == r.next {
 				r.next += n
 			}
-			host, _, _, err = r.taken(first, got)
-			return host, err
+			host, _ = r.taken(first, got)
+			return host, nil
 		}
 		if err := r.untake(ctx, first, got); err != nil {
 			return 0, err
@@ -76,9 +77,11 @@ func (r *refcounts) allocateBeyond(ctx context.Context, n int64) (host int64, er
 		}
 		blocks := r.blocksFor(n)
 		if index+blocks <= int64(len(r.table)) {
-			start := r.layOut(index, blocks, n)
-			host, _, _, err = r.taken(start+blocks, n)
-			return host, err
+			if err := r.hasRoom(index<<r.d.refBits + blocks + n); err != nil {
+				return 0, err
+			}
+			host, _ = r.taken(r.layOut(index, blocks, n)+blocks, n)
+			return host, nil
 		}
 		if _, err := r.growTable(ctx, index+blocks); err != nil {
 			return 0, err
@@ -108,58 +111,77 @@ func (r *refcounts) layOut(index, blocks, n int64) (start int64) {
 	return start
 }
 
-// taken returns what allocate does for clusters that run has found.
-func (r *refcounts) taken(first, got int64) (host, n int64, fresh bool, err error) {
+// taken notes that clusters are used, and returns where they lie and whether nothing was ever written there.
+func (r *refcounts) taken(first, n int64) (host int64, fresh bool) {
 	d := r.d
 	host = first << d.clusterBits
-	end := host + got<<d.clusterBits
-	if !d.grows && end > d.file.Size() {
-		r.next = min(r.next, first)
-		if err := r.untake(context.Background(), first, got); err != nil {
-			return 0, 0, false, err
-		}
-		return 0, 0, false, fmt.Errorf("the file of the image has %d bytes and cannot grow: %w", d.file.Size(), syscall.ENOSPC)
-	}
-	if end > int64(ondisk.MaxOffset) {
-		return 0, 0, false, fmt.Errorf("a cluster at byte %d: the format has no place for it: %w", host, syscall.ENOSPC)
-	}
 	fresh = d.grows && host >= d.untouched
-	d.untouched = max(d.untouched, end)
-	return host, got, fresh, nil
+	d.untouched = max(d.untouched, host+n<<d.clusterBits)
+	return host, fresh
 }
 
-// run finds the first free cluster from one on, and up to n-1 that follow it, and counts them as used.
+// hasRoom returns an error where the file cannot have the clusters before end.
+func (r *refcounts) hasRoom(end int64) error {
+	d := r.d
+	switch at := end << d.clusterBits; {
+	case !d.grows && at > d.file.Size():
+		return fmt.Errorf("the file of the image has %d bytes and cannot grow: %w", d.file.Size(), syscall.ENOSPC)
+	case at > int64(ondisk.MaxOffset):
+		return fmt.Errorf("the format has no place for a cluster that ends at byte %d: %w", at, syscall.ENOSPC)
+	}
+	return nil
+}
+
+// run finds the first free cluster from one on, and up to n-1 that follow it, and counts them as used. What keeps it from taking a following one is
+// told to whoever comes next.
 func (r *refcounts) run(ctx context.Context, from, n int64) (first, got int64, err error) {
 	first = -1
 	for c := from; got < n; c++ {
-		index, i := r.split(c)
-		b, err := r.block(ctx, index)
-		if err == nil && b == nil {
-			if first >= 0 {
-				break // a new block would lie in the middle
-			}
-			b, err = r.newBlock(ctx, index, c)
-		}
-		if err != nil {
-			return first, got, err
-		}
+		used, err := r.takeOne(ctx, c, first < 0)
 		switch {
-		case b.get(i, r.order) == 0:
-			if part := r.inMetadata(c << r.d.clusterBits); part != "" {
-				return first, got, block.WithHint(r.d.corrupt(part, c<<r.d.clusterBits, "the cluster is in use, and its refcount is 0"), repairHint)
-			}
-			if first < 0 {
-				first = c
-			}
-			r.set(b, i, 1)
-			got++
-		case first >= 0:
+		case first >= 0 && (err != nil || used > 0):
 			return first, got, nil
-		default:
-			c += b.used(i, r.order) - 1
+		case err != nil:
+			return 0, 0, err
+		case used > 0:
+			c += used - 1
+			continue
+		case first < 0:
+			first = c
 		}
+		got++
 	}
 	return first, got, nil
+}
+
+// takeOne counts cluster c as used where it is free. Else it returns for how many clusters from it on nobody need ask. newBlock says that a refcount
+// block may be made for it.
+func (r *refcounts) takeOne(ctx context.Context, c int64, newBlock bool) (used int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := r.hasRoom(c + 1); err != nil {
+		return 0, err
+	}
+	index, i := r.split(c)
+	b, err := r.block(ctx, index)
+	if err == nil && b == nil {
+		if !newBlock {
+			return 1, nil // it would lie in the middle
+		}
+		b, err = r.newBlock(ctx, index, c)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if b.get(i, r.order) != 0 {
+		return b.used(i, r.order), nil
+	}
+	if part := r.inMetadata(c << r.d.clusterBits); part != "" {
+		return 0, block.WithHint(r.d.corrupt(part, c<<r.d.clusterBits, "the cluster is in use, and its refcount is 0"), repairHint)
+	}
+	r.set(b, i, 1)
+	return 0, nil
 }
 
 // used returns how many counts from i on are not 0, at least 1; count i is not.
@@ -178,8 +200,8 @@ func (b *refBlock) used(i int64, order uint32) int64 {
 	return k - i
 }
 
-// trim returns where the last cluster of the file ends that is in use. What lies behind it counts as untouched from now on.
-func (r *refcounts) trim(ctx context.Context) (int64, error) {
+// end returns where the last cluster of the file ends that is in use.
+func (r *refcounts) end(ctx context.Context) (int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.d.file.Size() >> r.d.clusterBits
@@ -190,9 +212,7 @@ func (r *refcounts) trim(ctx context.Context) (int64, error) {
 			break
 		}
 	}
-	end := (c + 1) << r.d.clusterBits
-	r.d.untouched = min(r.d.untouched, end)
-	return end, nil
+	return (c + 1) << r.d.clusterBits, nil
 }
 
 // newBlock makes the refcount block with an index, which lies at the free cluster at, one of those that it counts itself.
@@ -238,8 +258,8 @@ func (r *refcounts) growTable(ctx context.Context, index int64) (*refBlock, erro
 	}
 	oldOff, oldClusters := r.tableOff, int64(len(r.table))/perCluster
 	start := index << d.refBits
-	if end := (start + blocks + tableClusters) << d.clusterBits; !d.grows && end > d.file.Size() || end > int64(ondisk.MaxOffset) {
-		return nil, fmt.Errorf("the file of the image cannot grow: %w", syscall.ENOSPC)
+	if err := r.hasRoom(start + blocks + tableClusters); err != nil {
+		return nil, err
 	}
 	grown := make([]uint64, tableClusters*perCluster)
 	copy(grown, r.table)
@@ -251,13 +271,10 @@ func (r *refcounts) growTable(ctx context.Context, index int64) (*refBlock, erro
 		d.fail(err) // which table the file has is not known
 		return nil, err
 	}
+	// A commit may be about to write the name of a block to the old table: it is given up after that.
 	for c := oldOff >> d.clusterBits; c < oldOff>>d.clusterBits+oldClusters; c++ {
-		i, k := r.split(c)
-		if b, err := r.block(ctx, i); err != nil || b == nil || b.get(k, r.order) == 0 {
-			continue // the old table is lost space at worst
-		} else {
-			r.set(b, k, b.get(k, r.order)-1)
-			r.next = min(r.next, c)
+		if v, err := r.countLocked(ctx, c); err == nil && v > 0 { // it is lost space at worst
+			d.freed.unlink(span{c, 1})
 		}
 	}
 	return r.block(ctx, index)

@@ -228,8 +228,8 @@ func (r *refcounts) inMetadata(host int64) string {
 func (r *refcounts) write(ctx context.Context) error {
 	list := r.take()
 	fresh := false
-	for _, b := range list {
-		fresh = fresh || b.block.fresh
+	for _, t := range list {
+		fresh = fresh || t.fresh
 	}
 	err := r.writeBlocks(ctx, list)
 	if err == nil && fresh {
@@ -256,6 +256,7 @@ func (r *refcounts) write(ctx context.Context) error {
 // takenBlock is a copy of what has changed of a block.
 type takenBlock struct {
 	block *refBlock
+	fresh bool
 	lo    int
 	p     []byte
 }
@@ -274,7 +275,7 @@ func (r *refcounts) take() []takenBlock {
 		if b.fresh {
 			lo, hi = 0, len(b.p)
 		}
-		list = append(list, takenBlock{b, lo, slices.Clone(b.p[lo:hi])})
+		list = append(list, takenBlock{b, b.fresh, lo, slices.Clone(b.p[lo:hi])})
 		b.lo, b.hi, b.busy = 0, 0, true
 	}
 	slices.SortFunc(list, func(a, b takenBlock) int { return int(a.block.index - b.block.index) })
@@ -293,7 +294,7 @@ func (r *refcounts) writeBlocks(ctx context.Context, list []takenBlock) error {
 // writeNames puts fresh blocks into the table in the file.
 func (r *refcounts) writeNames(ctx context.Context, list []takenBlock) error {
 	for _, t := range list {
-		if !t.block.fresh {
+		if !t.fresh {
 			continue
 		}
 		var p [8]byte
