@@ -222,8 +222,23 @@ func TestCreateMode(t *testing.T) {
 		t.Errorf("through a link to %q (%v) the file got size %d", target, err, info.Size())
 	}
 	ok(t, os.Remove(path))
-	_, err = Create(link, CreateOptions{})
-	want(t, err, fs.ErrNotExist)
+	ok(t, os.MkdirAll(filepath.Join(dir, "real", "deep"), 0o777))
+	ok(t, os.Symlink(filepath.Join("real", "deep"), filepath.Join(dir, "sub")))
+	for _, c := range []struct{ to, made string }{{"x", "x"}, {"other", "x"}, {"sub/../y", "real/y"}, {filepath.Join(dir, "z"), "z"}} {
+		ok(t, os.Remove(link))
+		if c.to == "other" {
+			ok(t, os.Symlink("x", filepath.Join(dir, c.to)))
+		}
+		ok(t, os.Symlink(c.to, link))
+		ok(t, begun(t, link, CreateOptions{}).Commit(false))
+		ok(t, os.Remove(filepath.Join(dir, c.made)))
+	}
+	for to, cause := range map[string]error{"absent/x": fs.ErrNotExist, "link": fs.ErrInvalid} {
+		ok(t, os.Remove(link))
+		ok(t, os.Symlink(to, link))
+		_, err = Create(link, CreateOptions{})
+		want(t, err, cause)
+	}
 }
 
 func TestCopyRange(t *testing.T) {

@@ -40,7 +40,7 @@ const (
 )
 
 // Create begins a new file that will have the name path: a temporary file in the same folder, which Commit renames. Where path is a
-// symbolic link, what it points to is replaced. It returns an error if there is something at path that is not a regular file or may
+// symbolic link, what it points to is replaced, or made. It returns an error if there is something at path that is not a regular file or may
 // not be written, and block.ErrBusy where another program is writing it. Errors do not name path.
 func Create(path string, o CreateOptions) (*Pending, error) {
 	if o.Size < 0 {
@@ -78,12 +78,10 @@ func begin(f *os.File, o CreateOptions) (*Device, error) {
 func (p *Pending) examine(o CreateOptions) error {
 	info, err := os.Lstat(p.target)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		if p.target, err = filepath.EvalSymlinks(p.target); err == nil {
-			info, err = os.Lstat(p.target)
-		}
-		if err != nil {
+		if p.target, err = followLink(p.target); err != nil {
 			return fmt.Errorf("follow the symbolic link: %w", bare(err))
 		}
+		info, err = os.Lstat(p.target)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -107,6 +105,27 @@ func (p *Pending) examine(o CreateOptions) error {
 		return err
 	}
 	return lock(old, false) // as a reader: readers keep the old file, a writer would lose what it writes
+}
+
+// followLink returns what a symbolic link leads to. The file need not exist, its folder has to.
+func followLink(path string) (string, error) {
+	const most = 40
+	for range most {
+		to, err := os.Readlink(path)
+		if err != nil { // not a link, or nothing
+			return path, nil
+		}
+		dir, _ := filepath.Split(path) // and not Dir: .. behind a link is not what it looks like
+		if !filepath.IsAbs(to) {
+			to = dir + to
+		}
+		dir, base := filepath.Split(to)
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, base)
+	}
+	return "", fmt.Errorf("%w: there are more than %d of them", fs.ErrInvalid, most)
 }
 
 // create makes the temporary file. It is nobody else's to read before it has the mode of the file that it replaces.
