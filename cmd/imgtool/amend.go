@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -49,8 +52,30 @@ func (a *app) amend(ctx context.Context, image string, from reading, values map[
 		if err != nil {
 			return err
 		}
+		if err := mayAmend(img.Format(), a.registry(), d, values); err != nil {
+			return err
+		}
 		return d.Amend(ctx, values)
 	})
+}
+
+// newOnlyError says that only new images can have an option of their format.
+type newOnlyError struct{ option string }
+
+func (e *newOnlyError) Error() string {
+	return fmt.Sprintf("option %s is for new images only", e.option)
+}
+
+// mayAmend refuses options of a format that are not among those which d can change. Of names that nobody knows d tells.
+func mayAmend(format string, registry formats.Registry, d formats.Amender, values map[string]string) error {
+	docs := d.Amendable()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		amendable := slices.ContainsFunc(docs, func(o formats.OptionDoc) bool { return o.Name == name })
+		if !amendable && name != backingFile && name != backingFormat && hasOption(registry.Lookup(format), name) {
+			return &newOnlyError{name}
+		}
+	}
+	return nil
 }
 
 // amendHelp lists the options that the image can change, with what they are.

@@ -68,7 +68,7 @@ func (a *app) checkBackingFormat(ctx context.Context, ref formats.Ref) error {
 		return err
 	case ref.Format == "":
 		text := ""
-		if img, err := a.openFile(ctx, path, reading{lazy: true}); err == nil {
+		if img, err := a.openFile(ctx, path, reading{lazy: true, share: true}); err == nil {
 			text = "; it looks like " + img.Format()
 			_ = img.Close() // nothing was written to it
 		}

@@ -160,7 +160,7 @@ func (v *creation) checkBacking(ctx context.Context, image string, size int64) (
 	if err := v.checkBackingFormat(ctx, ref); err != nil || v.unchecked {
 		return size, err
 	}
-	base, err := v.openFile(ctx, path, reading{format: v.backingFormat})
+	base, err := v.openFile(ctx, path, reading{format: v.backingFormat, share: true}) // for its size: whoever has it open may go on
 	if err != nil {
 		return 0, err
 	}

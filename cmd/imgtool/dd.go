@@ -153,7 +153,7 @@ func (v *blockwise) copy(ctx context.Context, src block.Device, d *formats.Drive
 		return err
 	}
 	o := formats.CreateOptions{Size: src.Size(), ModTime: modTime, Memory: int64(v.memory) / 2}
-	if d.Name != raw.Name {
+	if d.Name != raw.Name || v.qemu != nil {
 		if o.Size, _ = block.RoundUp(o.Size, sectorSize); o.Size < src.Size() {
 			return errors.New("the image is too large")
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,11 @@ func (a *app) qemuText(err error) string {
 		named = inner
 	}
 	cause := a.qemuCause(named)
-	if errors.As(err, &outer); outer == named || a.qemu.Command == "info" {
+	errors.As(err, &outer)
+	switch {
+	case !outer.Opening && !named.Opening && !a.qemu.Creates && !errors.Is(err, block.ErrBusy) && !errors.Is(err, block.ErrNotFormat):
+		return a.typed(named.Name) + ": " + strerror(named.Err)
+	case outer == named, a.qemu.Command == "info":
 		return a.qemuOpening(named.Name, cause)
 	}
 	return a.qemuOpening(outer.Name, "Could not open backing file: "+cause)
@@ -81,10 +86,7 @@ func (a *app) qemuText(err error) string {
 
 // qemuOpening says that an image cannot be opened, or made where it is the target.
 func (a *app) qemuOpening(name, cause string) string {
-	typed := name
-	if t, ok := a.qemu.Typed[name]; ok {
-		typed = t
-	}
+	typed := a.typed(name)
 	target := slices.Contains(a.qemu.Written, name)
 	switch {
 	case a.qemu.Command == "create" && !target:
@@ -97,6 +99,11 @@ func (a *app) qemuOpening(name, cause string) string {
 		return fmt.Sprintf("%s: error while converting %s: %s", typed, a.qemu.Format, strings.Replace(cause, "Could not open", "Could not create", 1))
 	}
 	return fmt.Sprintf("Could not open '%s': %s", typed, cause)
+}
+
+// typed returns what the user has called a file.
+func (a *app) typed(name string) string {
+	return cmp.Or(a.qemu.Typed[name], name)
 }
 
 // qemuCause says what is wrong with an image.
@@ -183,7 +190,9 @@ func (a *app) qemuCommandText(err error) string {
 		if lacking {
 			return fmt.Sprintf("Format driver '%s' does not support option amendment", lack.format)
 		}
-		return a.amendText(opened)
+		if opened {
+			return a.amendText(err)
+		}
 	}
 	return ""
 }
@@ -197,6 +206,8 @@ func resizeText(err error, preallocation string, unsupported bool) string {
 	case errors.Is(err, errShorter):
 		return "Use the --shrink option to perform a shrink operation.\nqemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. " +
 			"Before performing such an operation, make sure there is no important data there."
+	case errors.Is(err, errNotSectors):
+		return fmt.Sprintf("The new size must be a multiple of %d", sectorSize)
 	case errors.Is(err, errNotPositive):
 		return "New image size must be positive"
 	case errors.Is(err, errPreallocate):
@@ -245,12 +256,26 @@ func snapshotText(action, name string, missing, lacking bool) string {
 	return ""
 }
 
-// amendText returns the text for options that cannot be changed, where opened says that the image could be opened.
-func (a *app) amendText(opened bool) string {
+// amendText returns the text for options that cannot be changed, of an image that could be opened.
+func (a *app) amendText(err error) string {
+	var newOnly *newOnlyError
+	errors.As(err, &newOnly)
 	for _, name := range slices.Sorted(maps.Keys(a.qemu.Options)) {
 		known := func(d formats.Driver) bool { return hasOption(&d, name) }
-		if opened && !slices.ContainsFunc(a.registry(), known) {
+		value := a.qemu.Options[name]
+		switch {
+		case !slices.ContainsFunc(a.registry(), known):
 			return fmt.Sprintf("Invalid parameter '%s'", name)
+		case newOnly != nil && newOnly.option == name:
+			return fmt.Sprintf("Invalid parameter '%s'\nThis option is only supported for image creation", name)
+		case name == "lazy_refcounts" && value != "on" && value != "off":
+			return fmt.Sprintf("Parameter '%s' expects 'on' or 'off'", name)
+		case name == "compat" && !slices.Contains([]string{"0.10", "v2", "1.1", "v3"}, value):
+			return "Unknown compatibility level " + value
+		case name == "data_file_raw" && value == "on":
+			return "data-file-raw cannot be set on existing images"
+		case name == "refcount_bits" && !slices.Contains([]string{"1", "2", "4", "8", "16", "32", "64"}, value):
+			return "Refcount width must be a power of two and may not exceed 64 bits"
 		}
 	}
 	return ""

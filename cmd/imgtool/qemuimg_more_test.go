@@ -51,7 +51,7 @@ func TestQemuImgLocks(t *testing.T) {
 			"info held.qcow2", "info -U held.qcow2", "info --backing-chain over.qcow2", "check held.qcow2", "check -U held.qcow2", "check -r all held.qcow2", "map held.qcow2",
 			"compare held.qcow2 free.img", "convert held.qcow2 out", "convert -U held.qcow2 out", "convert over.qcow2 out", "convert -n free.img -O qcow2 held.qcow2",
 			"resize held.qcow2 2M", held.also, "snapshot -c x held.qcow2", "snapshot -l held.qcow2", "amend -o compat=1.1 held.qcow2",
-			"measure held.qcow2", "dd if=held.qcow2 of=out",
+			"measure held.qcow2", "dd if=held.qcow2 of=out", "create -f qcow2 -b held.qcow2 -F qcow2 new.qcow2", "create -f qcow2 -b over.qcow2 -F qcow2 new.qcow2 2M",
 		} {
 			_, want, wantCode := asPeer(t, dir, false, line)
 			_, got, code := asPeer(t, dir, true, line)

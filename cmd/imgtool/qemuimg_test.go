@@ -90,7 +90,11 @@ func copyImages(t *testing.T, from, to, line string) {
 			continue
 		}
 		for ; name != ""; name = below[name] {
-			if name == "folder" {
+			if target, err := os.Readlink(filepath.Join(from, name)); err == nil {
+				if err := os.Symlink(target, filepath.Join(to, name)); err != nil {
+					t.Fatal(err)
+				}
+			} else if name == "folder" {
 				if err := os.MkdirAll(filepath.Join(to, name), 0o777); err != nil {
 					t.Fatal(err)
 				}
@@ -173,6 +177,8 @@ func callsOfPrograms() []qemuCall {
 		{line: "convert -f qcow2 -O qcow2 -c base.qcow2 out", made: out},
 		{line: "convert -f qcow2 -O raw -o preallocation=off base.qcow2 out", made: out},
 		{line: "resize base.qcow2 +1G", made: []string{"base.qcow2"}},
+		{line: "create -f qcow2 -o data_file=d.bin out 1M", made: []string{"out", "d.bin"}},
+		{line: "convert -O qcow2 -o data_file=d.bin base.qcow2 out", made: []string{"out", "d.bin"}},
 		// Talos imager
 		{line: "convert -f raw -O qcow2 -o cluster_size=8k raw.img out", made: out},
 		// Incus
@@ -259,9 +265,12 @@ func callsOfPeople() (calls []qemuCall) {
 		"convert --salvage -O qcow2 base.qcow2 out", "convert -O qcow2 text out", "convert text out", "convert -C base.qcow2 out", "convert -U base.qcow2 out",
 		"convert -pq -O qcow2 base.qcow2 out", "convert --image-opts -O qcow2 driver=raw,file.filename=raw.img out",
 		"dd if=base.qcow2 of=out", "dd -O qcow2 if=base.qcow2 of=out bs=64k count=20", "dd if=base.qcow2 of=out bs=64k skip=1",
-		"convert -O qcow2 -S 0 raw.img out",
+		"convert -O qcow2 -S 0 raw.img out", "dd bs=1000 count=3 if=base.qcow2 of=out", "dd bs=1000 skip=1 if=raw.img of=out", "convert raw.img link",
 	} {
 		name := "out"
+		if strings.HasSuffix(line, "link") {
+			name = "link"
+		}
 		if strings.HasSuffix(line, "base.qcow2 1M") {
 			name = "base.qcow2"
 		}
@@ -302,8 +311,10 @@ func mistakenCalls() (calls []qemuCall) {
 		"rebase -b absent -F raw over.qcow2", "rebase -b '' absent", "rebase -f raw -b '' base.qcow2", "rebase -b '' orphan.qcow2",
 		"commit absent", "commit base.qcow2", "commit raw.img", "commit -b absent over.qcow2", "commit -b raw.img over.qcow2", "commit -f raw raw.img",
 		"snapshot -c x absent", "snapshot -c x raw.img", "snapshot -a x raw.img", "snapshot -d x raw.img", "snapshot -a x snap.qcow2", "snapshot -d x snap.qcow2",
+		"snapshot -d 1 snap.qcow2", "snapshot -d 3 snap.qcow2",
 		"bitmap --add bits.qcow2 b0", "bitmap --remove bits.qcow2 x", "bitmap --merge x bits.qcow2 b0", "bitmap --add absent b",
-		"amend -o foo=1 base.qcow2",
+		"amend -o foo=1 base.qcow2", "amend -o cluster_size=1M base.qcow2", "amend -o compat=7 base.qcow2", "amend -o refcount_bits=3 base.qcow2",
+		"amend -o data_file_raw=on base.qcow2", "amend -o lazy_refcounts=x base.qcow2", "resize base.qcow2 5000001", "resize base.qcow2 20000001",
 		"amend -o compat=1.1 raw.img", "amend -o compat=1.1 absent", "dd if=absent of=out", "dd -f qcow2 if=raw.img of=out",
 		"create absent/out 1M", "create -f qcow2 absent/out 1M", "create -f qcow2 -b absent -F raw out",
 		"create -f raw -o preallocation=metadata out 1M", "create -f raw -o preallocation=foo out 1M",
@@ -319,8 +330,7 @@ func mistakenCalls() (calls []qemuCall) {
 		"create -f qcow2 -o cluster_size=3 out 1M", "create -f qcow2 -o compat=0.10,lazy_refcounts=on out 1M", "create -f qcow2 -o refcount_bits=3 out 1M",
 		"create -f qcow2 -o data_file_raw=on out 1M", "create -f qcow2 -o extended_l2=on,cluster_size=4k out 1M",
 		"create -f qcow2 -o compat=0.10,extended_l2=on out 1M", "create -f qcow2 -o cluster_size=512 out 5T",
-		"create -f qcow2 -b base.qcow2 -F qcow2 -o preallocation=full out 1M", "amend -o cluster_size=1M base.qcow2", "amend -o compat=7 base.qcow2",
-		"amend -o data_file_raw=on base.qcow2",
+		"create -f qcow2 -b base.qcow2 -F qcow2 -o preallocation=full out 1M",
 	} {
 		calls = append(calls, qemuCall{line: line, why: "which options cannot be, or cannot be changed, is said by the format in its own words"})
 	}

@@ -25,6 +25,7 @@ type resizing struct {
 
 // What a resize can be refused for.
 var (
+	errNotSectors  = fmt.Errorf("the new size must be a multiple of %d", sectorSize)
 	errNotPositive = errors.New("the new size must be positive, and below 8 EiB")
 	errShorter     = errors.New("it would become shorter")
 	errPreallocate = errors.New("preallocation is only for what an image grows by")
@@ -102,10 +103,7 @@ func (v *resizing) run(ctx context.Context, image string, sign, n int64) error {
 			return errNotPositive
 		}
 		info = resizeInfo{img.Name(), img.Format(), old, size}
-		if img.Format() != raw.Name && size%sectorSize != 0 {
-			return fmt.Errorf("%d bytes: the new size must be a multiple of %d", size, sectorSize)
-		}
-		return v.resize(ctx, img.Device, size)
+		return v.resize(ctx, img, size)
 	})
 	switch {
 	case err != nil:
@@ -118,13 +116,16 @@ func (v *resizing) run(ctx context.Context, image string, sign, n int64) error {
 	return nil
 }
 
-func (v *resizing) resize(ctx context.Context, dev block.Device, size int64) error {
+func (v *resizing) resize(ctx context.Context, img *chain.Image, size int64) error {
+	dev := img.Device
 	alloc := formats.Preallocation(v.alloc)
 	switch {
 	case size < dev.Size() && alloc != formats.PreallocOff:
 		return errPreallocate
 	case size < dev.Size() && !v.shrink:
 		return block.WithHint(fmt.Errorf("%w: %d bytes are fewer than the %d that it has", errShorter, size, dev.Size()), "--shrink makes it shorter: what lies after the new end is lost")
+	case img.Format() != raw.Name && size%sectorSize != 0:
+		return fmt.Errorf("%d bytes: %w", size, errNotSectors)
 	case !dev.Info().Caps.Resize:
 		return fmt.Errorf("it cannot be resized: %w", errors.ErrUnsupported)
 	case alloc == formats.PreallocOff:

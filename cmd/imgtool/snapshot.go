@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,7 +36,7 @@ func describeSnapshot(s formats.Snapshot) snapshotInfo {
 	return info
 }
 
-// snapshotting is one run of snapshot: exactly one of the fields is set, or none to list.
+// snapshotting is one run of snapshot.
 type snapshotting struct {
 	*app
 	list                  bool
@@ -51,7 +50,7 @@ func newSnapshot(a *app) *cobra.Command {
 		Use:   "snapshot [-l | -c NAME | -a NAME | -d NAME] [flags] IMAGE",
 		Short: "List, create, apply or delete the snapshots inside an image",
 		Long: `List, create, apply or delete the snapshots inside an image. Without a flag they are listed. -a takes an ID or a name, and the ID wins;
--d takes a name or an ID, and the name wins, as in qemu-img. Of several with one name the first is meant.
+-d takes a name alone. Of several with one name the first is meant.
 
 Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrupt.`,
 		Example: `  imgtool snapshot -c before-upgrade disk.qcow2
@@ -68,7 +67,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 			if from.share {
 				return usageOf(c, errors.New("-U is for -l alone"))
 			}
-			return v.run(c.Context(), args[0], from)
+			return v.run(c, args[0], from)
 		},
 	}
 	from.formatFlag(c)
@@ -77,7 +76,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 	f.BoolVarP(&v.list, "list", "l", false, "list the snapshots")
 	f.StringVarP(&v.create, "create", "c", "", "keep the present state under this name")
 	f.StringVarP(&v.apply, "apply", "a", "", "make the disk what it was; what it is now is lost")
-	f.StringVarP(&v.remove, "delete", "d", "", "forget a state")
+	f.StringVarP(&v.remove, "delete", "d", "", "forget a state, by its name")
 	return c
 }
 
@@ -114,7 +113,7 @@ func (v *snapshotting) show(ctx context.Context, image string, from reading) err
 	return nil
 }
 
-func (v *snapshotting) run(ctx context.Context, image string, from reading) error {
+func (v *snapshotting) run(c *cobra.Command, image string, from reading) error {
 	at, err := sourceDateEpoch()
 	if err != nil {
 		return err
@@ -123,26 +122,29 @@ func (v *snapshotting) run(ctx context.Context, image string, from reading) erro
 		at = time.Now()
 	}
 	from.lazy = true
+	ctx := c.Context()
 	return v.change(ctx, image, from, func(img *chain.Image) error {
 		keeper, err := feature[formats.Snapshotter](img, "keeps no snapshots")
-		if err != nil {
-			return err
-		}
 		switch {
-		case v.create != "":
+		case err != nil:
+			return err
+		case given(c, "create") > 0:
 			return keeper.CreateSnapshot(ctx, v.create, at)
-		case v.apply != "":
+		case given(c, "apply") > 0:
 			return noSnapshot(v.apply, keeper.ApplySnapshot(ctx, v.apply))
-		case v.remove != "":
-			id := v.remove
-			named := func(s formats.Snapshot) bool { return s.Name == v.remove }
-			if list := keeper.Snapshots(); slices.ContainsFunc(list, named) {
-				id = list[slices.IndexFunc(list, named)].ID
-			}
-			return noSnapshot(v.remove, keeper.DeleteSnapshot(ctx, id))
 		}
-		return usagef("the name of a snapshot is not empty")
+		return noSnapshot(v.remove, deleteNamed(ctx, keeper, v.remove))
 	})
+}
+
+// deleteNamed deletes a snapshot by its name alone: whoever deletes "1" does not mean the one that happens to have this ID.
+func deleteNamed(ctx context.Context, keeper formats.Snapshotter, name string) error {
+	for _, s := range keeper.Snapshots() {
+		if s.Name == name {
+			return keeper.DeleteSnapshot(ctx, s.ID)
+		}
+	}
+	return fs.ErrNotExist
 }
 
 // noSnapshot says which snapshot there is not.

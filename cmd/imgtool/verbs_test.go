@@ -93,6 +93,7 @@ func verbsImages(t *testing.T, dir string) {
 		os.Remove(path("gone.qcow2")),
 		os.WriteFile(path("text"), bytes.Repeat([]byte("hello"), 512), 0o666),
 		os.Mkdir(path("folder"), 0o777),
+		os.Symlink("linked.img", path("link")), // which does not exist
 		copyFile(path("leak.qcow2"), path("bad.qcow2")),
 		os.Truncate(path("leak.qcow2"), 10<<16),
 		pokeRefcount(path("leak.qcow2"), 8, 1), // nothing points there
