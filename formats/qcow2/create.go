@@ -84,18 +84,14 @@ func createImage(ctx context.Context, s formats.Store, o formats.CreateOptions) 
 // dataFileKind is what formats.Ref calls the file that holds the data.
 const dataFileKind = "data file"
 
-// createDataFile makes the file that holds the data of an image of the given size.
+// createDataFile makes the file that holds the data of an image of the given size, which is the file's too.
 func createDataFile(ctx context.Context, s formats.Store, size int64, opts plan.Options) (block.Device, error) {
 	data, err := s.Create(ctx, opts.DataFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s %q: %w", dataFileKind, opts.DataFile, err)
 	}
-	prealloc := formats.Preallocation(opts.Preallocation)
-	if prealloc == formats.PreallocOff && !opts.DataFileRaw {
-		return data, nil
-	}
 	if err = data.Resize(ctx, size); err == nil {
-		switch prealloc {
+		switch formats.Preallocation(opts.Preallocation) {
 		case formats.PreallocFalloc:
 			err = data.Zero(ctx, 0, size, block.NoHole)
 		case formats.PreallocFull:
