@@ -58,7 +58,7 @@ func Create(ctx context.Context, text string, o CreateOptions) (*Target, error) 
 	t := &Target{path: path, name: naming(path), o: o}
 	if path == Standard {
 		t.name = "standard output"
-		err = t.openWriter(o.Stdout)
+		err = t.openStandard(o.Stdout)
 	} else {
 		err = t.openPath(ctx)
 	}
@@ -92,16 +92,41 @@ func targetPath(text string) (string, error) {
 	return "", usage("%q cannot be a target: only files, disks and - can; a file of this name is written as ./%s", text, spec.Source)
 }
 
-// openWriter takes standard output.
-func (t *Target) openWriter(f *os.File) error {
+// openStandard takes standard output.
+func (t *Target) openStandard(f *os.File) error {
 	if f == nil {
 		f = os.Stdout
 	}
 	if term.IsTerminal(int(f.Fd())) {
-		return usage("an image is not written to a terminal: redirect the output, or give a file name")
+		return errTerminal
 	}
 	t.Writer = &namedWriter{f, t.name}
 	return nil
+}
+
+var errTerminal = usage("an image is not written to a terminal: redirect the output, or give a file name")
+
+// openPipe opens a FIFO or what behaves like one. It waits for the other end.
+func (t *Target) openPipe(ctx context.Context) error {
+	s, err := file.OpenStream(ctx, t.path, true)
+	if err != nil {
+		return err
+	}
+	if isTerminal(s) {
+		return errors.Join(errTerminal, s.Close())
+	}
+	t.Writer, t.pipe = &namedWriter{s, t.name}, s
+	return nil
+}
+
+// isTerminal reports whether s is a terminal. It leaves the file as it is, which Fd would make one that cannot be interrupted.
+func isTerminal(s *file.Stream) (is bool) {
+	c, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = c.Control(func(fd uintptr) { is = term.IsTerminal(int(fd)) })
+	return is && err == nil
 }
 
 // openPath opens or begins a file.
@@ -113,16 +138,7 @@ func (t *Target) openPath(ctx context.Context) error {
 	}
 	d, err := file.Open(ctx, t.path, file.Options{Write: true, NoLock: t.o.NoLock, AllowBusy: t.o.AllowBusy})
 	if errors.Is(err, file.ErrNotSeekable) {
-		f, err := os.OpenFile(t.path, os.O_WRONLY, 0)
-		if err != nil {
-			return bare(err)
-		}
-		if err := t.openWriter(f); err != nil {
-			_ = f.Close() // nothing was written to it
-			return err
-		}
-		t.pipe = f
-		return nil
+		return t.openPipe(ctx)
 	}
 	if err != nil {
 		return err
@@ -250,7 +266,7 @@ func (t *Target) Abort() error {
 
 // namedWriter is a writer whose errors name it.
 type namedWriter struct {
-	w    *os.File
+	w    io.Writer
 	name naming
 }
 

@@ -149,7 +149,7 @@ func filePath(arg string) (string, error) {
 func openPath(ctx context.Context, path string, o Options) (input, error) {
 	d, err := file.Open(ctx, path, o.file())
 	if errors.Is(err, file.ErrNotSeekable) && !o.Write {
-		return openPipe(path)
+		return openPipe(ctx, path)
 	}
 	if err != nil {
 		return input{}, err
@@ -167,12 +167,16 @@ func fileInput(d *file.Device, path string) (input, error) {
 }
 
 // openPipe opens a FIFO or what behaves like one. It waits for the other end.
-func openPipe(path string) (input, error) {
-	f, err := os.Open(path)
+func openPipe(ctx context.Context, path string) (input, error) {
+	s, err := file.OpenStream(ctx, path, false)
 	if err != nil {
-		return input{}, bare(err)
+		return input{}, err
 	}
-	return pipe(f, f)
+	stat, err := s.Stat()
+	if err != nil {
+		return input{}, errors.Join(bare(err), s.Close())
+	}
+	return input{reader: bufio.NewReaderSize(s, formats.HeadSize), close: s, stat: stat}, nil
 }
 
 // openStandard opens standard input: as a device where it is a file that stands at its beginning, else as a pipe.
@@ -189,16 +193,11 @@ func openStandard(_ context.Context, _ string, o Options) (input, error) {
 			return fileInput(d, "")
 		}
 	}
-	return pipe(f, nil)
-}
-
-// pipe describes a file that goes one way.
-func pipe(f *os.File, c io.Closer) (input, error) {
 	stat, err := f.Stat()
 	if err != nil {
 		return input{}, bare(err)
 	}
-	return input{reader: bufio.NewReaderSize(f, formats.HeadSize), close: c, stat: stat}, nil
+	return input{reader: bufio.NewReaderSize(f, formats.HeadSize), stat: stat}, nil
 }
 
 // bare returns what is wrong without the name of the file, which this package puts before every error.

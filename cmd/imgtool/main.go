@@ -22,7 +22,8 @@ func main() {
 
 // run executes one command line, of imgtool or of qemu-img, and returns the exit code.
 func run(args []string, qemu bool) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ending := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGHUP}, signal.Ignored) // as a shell has it in the background, and nohup
+	ctx, stop := signal.NotifyContext(context.Background(), append(ending, syscall.SIGTERM)...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 
