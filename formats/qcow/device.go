@@ -15,16 +15,14 @@ type device struct {
 	block.ReadOnly
 	calls block.Calls
 	h     *header
-	o     formats.OpenOptions
 	file  block.Device
 	l1    []uint64
 
-	backingRef *formats.Ref // nil where there is none
+	backing formats.Reference
 
-	mu        sync.Mutex
-	backingIs block.Device // once it is open
-	tables    map[uint64][]uint64
-	room      int // tables that are kept
+	mu     sync.Mutex
+	tables map[uint64][]uint64
+	room   int // tables that are kept
 
 	decoders sync.Pool // of *inflate.Decoder
 	last     struct {  // the cluster that was decoded last, for reads that are shorter
@@ -42,7 +40,7 @@ func newDevice(h *header, file block.Device, o formats.OpenOptions) *device {
 	if memory <= 0 {
 		memory = defaultMemory
 	}
-	return &device{h: h, o: o, file: file, tables: map[uint64][]uint64{}, room: int(max(1, memory>>(h.L2Bits+3)))}
+	return &device{h: h, file: file, tables: map[uint64][]uint64{}, room: int(max(1, memory>>(h.L2Bits+3)))}
 }
 
 func (d *device) clusterSize() int64 { return 1 << d.h.ClusterBits }
@@ -139,7 +137,7 @@ func (d *device) Read(ctx context.Context, p []byte, off int64) error {
 		q := p[:r.n]
 		switch {
 		case r.entry == 0:
-			err = d.readBacking(ctx, q, off)
+			err = d.backing.Read(ctx, q, off)
 		case d.h.CryptMethod != cryptNone:
 			err = errEncrypted
 		case r.entry&compressed != 0:
@@ -217,41 +215,6 @@ func (d *device) decode(ctx context.Context, p []byte, entry uint64) error {
 	return nil
 }
 
-// backing returns the backing image, or nil where there is none.
-func (d *device) backing(ctx context.Context) (block.Device, error) {
-	if d.backingRef == nil {
-		return nil, nil
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.backingIs != nil {
-		return d.backingIs, nil
-	}
-	dev, err := d.o.Refer.Open(ctx, *d.backingRef, false)
-	if err != nil {
-		return nil, err
-	}
-	d.backingIs = dev
-	return dev, nil
-}
-
-// readBacking reads what the backing image shows; behind its end there are zeros.
-func (d *device) readBacking(ctx context.Context, p []byte, off int64) error {
-	back, err := d.backing(ctx)
-	if err != nil {
-		return err
-	}
-	var n int64
-	if back != nil {
-		n = max(0, min(int64(len(p)), back.Size()-off))
-	}
-	clear(p[n:])
-	if n == 0 {
-		return nil
-	}
-	return back.Read(ctx, p[:n], off)
-}
-
 // extentBatch is about how many extents one call of Extents describes.
 const extentBatch = 1024
 
@@ -273,7 +236,7 @@ func (d *device) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 		e := block.Extent{Off: off, Len: r.n, Flags: block.ExtAlloc | block.ExtPacked}
 		switch {
 		case r.entry == 0:
-			if buf, r.n, err = d.backingExtents(ctx, buf, base, off, r.n); err != nil {
+			if buf, r.n, err = d.backing.Extents(ctx, off, r.n, buf, base); err != nil {
 				return buf, err
 			}
 		case r.entry&compressed == 0 && d.h.CryptMethod == cryptNone:
@@ -285,28 +248,6 @@ func (d *device) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 		off, n = off+r.n, n-r.n
 	}
 	return buf, nil
-}
-
-// backingExtents describes a range that this image does not have, or the first part of it, and returns how long that is.
-func (d *device) backingExtents(ctx context.Context, buf []block.Extent, base int, off, n int64) ([]block.Extent, int64, error) {
-	back, err := d.backing(ctx)
-	if err != nil {
-		return buf, 0, err
-	}
-	if back == nil || off >= back.Size() {
-		return block.AppendExtent(buf, base, block.Extent{Off: off, Len: n, Flags: block.ExtZero}), n, nil
-	}
-	list, err := back.Extents(ctx, block.Map{}, off, min(n, back.Size()-off), nil)
-	if err != nil {
-		return buf, 0, err
-	}
-	for _, e := range list {
-		e.Depth++
-		e.Flags &^= block.ExtReadOnly
-		buf = block.AppendExtent(buf, base, e)
-		n = e.End() - off
-	}
-	return buf, n, nil
 }
 
 // Prefetch implements block.Device. There is nothing that it could do.
@@ -324,16 +265,15 @@ func (d *device) Describe(ctx context.Context) (formats.Description, error) {
 		return formats.Description{}, err
 	}
 	defer d.calls.End()
-	return formats.Description{ClusterSize: d.clusterSize(), Encrypted: d.h.CryptMethod != cryptNone, Backing: d.backingRef}, nil
+	x := formats.Description{ClusterSize: d.clusterSize(), Encrypted: d.h.CryptMethod != cryptNone}
+	if ref, ok := d.backing.Ref(); ok {
+		x.Backing = &ref
+	}
+	return x, nil
 }
 
 // Backing implements formats.Backed.
-func (d *device) Backing() (formats.Ref, bool) {
-	if d.backingRef == nil {
-		return formats.Ref{}, false
-	}
-	return *d.backingRef, true
-}
+func (d *device) Backing() (formats.Ref, bool) { return d.backing.Ref() }
 
 // BackingDevice implements formats.Backed.
 func (d *device) BackingDevice(ctx context.Context) (block.Device, error) {
@@ -341,7 +281,7 @@ func (d *device) BackingDevice(ctx context.Context) (block.Device, error) {
 		return nil, err
 	}
 	defer d.calls.End()
-	return d.backing(ctx)
+	return d.backing.Device(ctx)
 }
 
 // SetBacking implements formats.Backed.
@@ -352,12 +292,5 @@ func (d *device) Close() error {
 	if err := d.calls.Close(); err != nil {
 		return err
 	}
-	return errors.Join(d.closeBacking(), d.file.Close())
-}
-
-func (d *device) closeBacking() error {
-	if d.backingIs == nil {
-		return nil
-	}
-	return d.backingIs.Close()
+	return errors.Join(d.backing.Close(), d.file.Close())
 }

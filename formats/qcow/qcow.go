@@ -89,18 +89,16 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions) (block.
 		return nil, err
 	}
 	if h.BackingFileOffset != 0 {
-		if d.backingRef, err = readBackingName(ctx, h, file); err != nil {
+		name, err := readBackingName(ctx, h, file)
+		if err != nil {
 			return nil, err
 		}
-		d.backingRef.From = o.Name
-		if !o.Lazy {
-			if _, err := d.backing(ctx); err != nil {
-				return nil, err
-			}
+		if err := d.backing.Set(ctx, formats.Ref{Kind: "backing file", Name: name, From: o.Name}, false, o); err != nil {
+			return nil, err
 		}
 	}
 	if o.Write {
-		return nil, errors.Join(block.WithHint(fmt.Errorf("format %s is not written: %w", Name, block.ErrReadOnly), "convert it to qcow2"), d.closeBacking())
+		return nil, errors.Join(block.WithHint(fmt.Errorf("format %s is not written: %w", Name, block.ErrReadOnly), "convert it to qcow2"), d.backing.Close())
 	}
 	return d, nil
 }
@@ -165,19 +163,19 @@ func readTable(ctx context.Context, part string, file block.Device, off uint64, 
 }
 
 // readBackingName reads the name of the backing file. Its format is not recorded.
-func readBackingName(ctx context.Context, h *header, file block.Device) (*formats.Ref, error) {
+func readBackingName(ctx context.Context, h *header, file block.Device) (string, error) {
 	off, n := h.BackingFileOffset, int64(h.BackingFileSize)
 	switch {
 	case n > maxNameLen:
-		return nil, corrupt("header", 16, "the name of the backing file has %d bytes, more than %d", n, maxNameLen)
+		return "", corrupt("header", 16, "the name of the backing file has %d bytes, more than %d", n, maxNameLen)
 	case off > math.MaxInt64 || block.CheckRange(int64(off), n, file.Size()) != nil:
-		return nil, corrupt("header", 8, "the name of the backing file lies at %#x, outside the file", off)
+		return "", corrupt("header", 8, "the name of the backing file lies at %#x, outside the file", off)
 	}
 	name := make([]byte, n)
 	if err := file.Read(ctx, name, int64(off)); err != nil {
-		return nil, err
+		return "", err
 	}
-	return &formats.Ref{Kind: "backing file", Name: string(name)}, nil
+	return string(name), nil
 }
 
 func corrupt(part string, off int64, cause string, args ...any) error {
