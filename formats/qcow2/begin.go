@@ -77,15 +77,13 @@ func (d *Device) Flush(ctx context.Context) error {
 
 // flush makes durable what was changed before.
 func (d *Device) flush(ctx context.Context) error {
-	d.synced.Do(func() {
-		d.committing.Lock()
-		d.unsynced = false
-		d.committing.Unlock()
-	})
+	if d.unsynced.Load() {
+		d.unsynced.Store(false)
+	}
 	return d.commit(ctx, true)
 }
 
-// finish writes what is still in memory, when no other call runs and none will. It waits for the disk only where the order of writes asks for it.
+// finish writes what is still in memory, when no other call runs and none will, and nothing is pinned. It waits for the disk only where the order of writes asks for it.
 func (d *Device) finish() error {
 	if !d.writable {
 		return nil

@@ -257,9 +257,12 @@ func (d *Device) writeFile(ctx context.Context, p []byte, off int64) error {
 	return err
 }
 
-// syncFile makes durable what has been written to the image file. A new image that nobody has flushed yet need not be.
+// syncFile makes durable what has been written to the image file, and waits for whoever does so already. A new image that nobody has flushed yet need
+// not be durable.
 func (d *Device) syncFile(ctx context.Context) error {
-	if d.unsynced || !d.wrote.Swap(false) {
+	d.syncing.Lock()
+	defer d.syncing.Unlock()
+	if d.unsynced.Load() || !d.wrote.Swap(false) {
 		return nil
 	}
 	err := d.file.Flush(ctx)
@@ -269,10 +272,10 @@ func (d *Device) syncFile(ctx context.Context) error {
 	return err
 }
 
-// syncData makes durable what has been written to a data file of its own.
+// syncData makes durable what has been written to a data file of its own. One commit at a time calls it.
 func (d *Device) syncData(ctx context.Context) error {
 	dev := d.data.dev.Load()
-	if d.unsynced || dev == nil || !d.wroteData.Swap(false) {
+	if d.unsynced.Load() || dev == nil || !d.wroteData.Swap(false) {
 		return nil
 	}
 	err := (*dev).Flush(ctx)

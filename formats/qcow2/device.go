@@ -15,6 +15,7 @@ import (
 type Device struct {
 	calls calls
 	users users
+	pins  sync.WaitGroup // added to only in calls
 	geometry
 
 	file      block.Device // the image file
@@ -58,9 +59,9 @@ type Device struct {
 	bitmaps   *bitmaps // nil where nobody has asked for them, under loading; when the image is open for writing they are there
 
 	committing sync.Mutex
-	unsynced   bool // the image is new and nobody has flushed it: the order of writes does not matter. Under committing
-	synced     sync.Once
-	wrote      atomic.Bool // the image file has been written to since it was last flushed
+	unsynced   atomic.Bool // the image is new and nobody has flushed it: the order of writes does not matter
+	syncing    sync.Mutex  // the image file is being flushed
+	wrote      atomic.Bool // it has been written to since the last flush of it began
 	wroteData  atomic.Bool // so has the data file
 	failure    atomic.Pointer[error]
 }
@@ -96,13 +97,14 @@ func (d *Device) begin(ctx context.Context, off, n int64) error {
 	return nil
 }
 
-// Close implements block.Device. It closes what the image refers to as well.
+// Close implements block.Device. It waits for pins to be released, and closes what the image refers to as well.
 func (d *Device) Close() error {
 	if err := d.calls.beginAlone(context.Background()); err != nil {
 		return err
 	}
 	defer d.calls.endAlone()
 	d.calls.closed = true
+	d.pins.Wait() // finish frees what nobody uses
 	err := d.finish()
 	return errors.Join(err, d.closeOthers(), d.file.Close())
 }

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"sync"
 
 	"github.com/imgtool/imgtool/block"
 )
@@ -182,8 +183,10 @@ func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func()
 		d.users.leave(g)
 		return no()
 	}
-	return f, func() {
+	d.pins.Add(1)
+	return f, sync.OnceFunc(func() {
 		release()
 		d.users.leave(g)
-	}, true
+		d.pins.Done()
+	}), true
 }

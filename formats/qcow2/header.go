@@ -48,7 +48,8 @@ func (d *Device) setHeader(ctx context.Context, h *ondisk.Header) error {
 	return d.putHeader(ctx, h, p[:sectorSize], 0)
 }
 
-// putHeader writes what has changed of the header once all else is durable, and takes h over.
+// putHeader writes what has changed of the header once all else is durable, and takes h over. Where it is not known which header the file has, the image
+// cannot be changed any more.
 func (d *Device) putHeader(ctx context.Context, h *ondisk.Header, p []byte, off int64) error {
 	if err := d.refs.write(ctx); err != nil {
 		return err
@@ -56,10 +57,12 @@ func (d *Device) putHeader(ctx context.Context, h *ondisk.Header, p []byte, off 
 	if err := d.syncFile(ctx); err != nil {
 		return err
 	}
-	if err := d.writeFile(ctx, p, off); err != nil {
-		return err
+	err := d.writeFile(ctx, p, off)
+	if err == nil {
+		err = d.syncFile(ctx)
 	}
-	if err := d.syncFile(ctx); err != nil {
+	if err != nil {
+		d.fail(err)
 		return err
 	}
 	d.h = h

@@ -54,7 +54,9 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions, created
 		}
 	}
 	d := newDevice(h, file, o)
-	d.unsynced = created
+	d.unsynced.Store(created)
+	d.wrote.Store(created)
+	d.wroteData.Store(created)
 	if err := d.load(ctx, opts); err != nil {
 		return nil, errors.Join(err, d.closeOthers())
 	}

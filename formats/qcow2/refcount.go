@@ -61,7 +61,24 @@ func (d *Device) readRefcounts(ctx context.Context) (*refcounts, error) {
 		r.known = append(r.known, at)
 	}
 	slices.Sort(r.known)
-	return r, nil
+	return r, r.checkPlaces()
+}
+
+// checkPlaces refuses a refcount structure that would be damaged by writing to it, or would damage others.
+func (r *refcounts) checkPlaces() error {
+	d, known := r.d, r.known
+	r.known = nil // inMetadata tells of the others
+	defer func() { r.known = known }()
+	for i, at := range known {
+		part := r.inMetadata(at)
+		if i > 0 && known[i-1] == at {
+			part = "refcount block of other clusters"
+		}
+		if part != "" {
+			return block.WithHint(d.corrupt("refcount table", r.tableOff, "a refcount block lies at byte %d, which belongs to the %s", at, part), repairHint)
+		}
+	}
+	return nil
 }
 
 // block returns block index, reading it where it is not in memory; nil where there is none, so that all its counts are 0.

@@ -61,9 +61,13 @@ func (d *Device) mayResize(size int64, p formats.Preallocation) error {
 	return nil
 }
 
-// grow makes the disk longer. What the backing image would show there is hidden.
+// grow makes the disk longer. What the backing image would show there is hidden, and what the tables have there is dropped: the state of a machine, of
+// which a snapshot keeps its own, or what others have cut off.
 func (d *Device) grow(ctx context.Context, size int64) error {
 	old := d.Size()
+	if err := d.dropClusters(ctx, d.ceil(old), min(d.ceil(size), int64(len(d.l1))<<d.l1Bits)); err != nil {
+		return err
+	}
 	h := *d.h
 	h.Size = uint64(size)
 	l1 := make([]uint64, len(d.l1))
@@ -156,16 +160,7 @@ func (d *Device) shrink(ctx context.Context, size int64) error {
 			return err
 		}
 	}
-	nothing := func(context.Context, int64) (bool, error) { return true, nil }
-	err := d.eachSlice(ctx, d.ceil(size), d.ceil(d.Size()), nothing, func(s *slice, off, end int64) error {
-		for ; off < end; off += d.clusterSize {
-			if err := d.dropCluster(ctx, s, off); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := d.dropClusters(ctx, d.ceil(size), d.ceil(d.Size())); err != nil {
 		return err
 	}
 	if err := d.flush(ctx); err != nil {
@@ -211,6 +206,19 @@ func (d *Device) trim(ctx context.Context) error {
 	defer d.refs.mu.Unlock()
 	d.untouched = min(d.untouched, end)
 	return nil
+}
+
+// dropClusters takes all clusters of [off, end) out of the tables.
+func (d *Device) dropClusters(ctx context.Context, off, end int64) error {
+	nothing := func(context.Context, int64) (bool, error) { return true, nil }
+	return d.eachSlice(ctx, off, end, nothing, func(s *slice, off, end int64) error {
+		for ; off < end; off += d.clusterSize {
+			if err := d.dropCluster(ctx, s, off); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // dropCluster takes the cluster at guest out of the tables.

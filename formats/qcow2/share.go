@@ -57,39 +57,55 @@ func (d *Device) usedBy(word uint64, at int64) (first, n int64, err error) {
 	return off >> d.clusterBits, 1, nil
 }
 
-// shareTables lets one more L1 table refer to all that l1 does: it raises refcounts, makes them durable, takes the COPIED flags from the L2 tables of l1, and
-// calls link, which makes the other table known. Where that fails all is as it was, unless link has made the image one that cannot be changed any more.
+// shareTables lets one more L1 table refer to all that l1 does: it takes the COPIED flags from l1 and its L2 tables, where the disk uses them,
+// durably, then raises refcounts, and calls link, which makes the other table known once they are durable. A flag that is missing costs a copy; one that
+// should not be there would let one user write to what belongs to two. Where that fails all is as it was, as far as the file can be written, unless link
+// has made the image one that cannot be changed any more.
 func (d *Device) shareTables(ctx context.Context, l1 []uint64, link func() error) error {
-	var raised []span
+	if err := d.dropFlags(ctx, l1); err != nil {
+		return errors.Join(err, d.flagOwn(ctx))
+	}
+	raised := 0 // uses
 	err := d.eachUse(ctx, l1, func(use span) error {
-		err := d.refs.change(ctx, use.first, use.n, 1)
-		if err == nil {
-			raised = append(raised, use)
+		if err := d.refs.change(ctx, use.first, use.n, 1); err != nil {
+			return err
 		}
-		return err
+		raised++
+		return d.writeCrowded(ctx)
 	})
 	if err == nil {
-		if err = errors.Join(d.refs.write(ctx), d.syncFile(ctx)); err == nil {
-			if err = d.dropFlags(ctx, l1); err == nil {
-				if err = link(); err == nil {
-					return nil
-				}
-			}
+		if err = link(); err == nil {
+			return nil
 		}
 	}
-	if d.broken() != nil { // the other table may be known: what is counted too often does no harm
-		return err
+	if d.broken() != nil {
+		return err // the file may refer to it
 	}
-	for _, use := range raised {
-		err = errors.Join(err, d.refs.change(ctx, use.first, use.n, -1))
+	undo := d.eachUse(ctx, l1, func(use span) error {
+		if raised--; raised < 0 {
+			return nil
+		}
+		return d.refs.change(ctx, use.first, use.n, -1)
+	})
+	if undo == nil {
+		undo = d.flagOwn(ctx)
 	}
-	return errors.Join(err, d.flagOwn(ctx))
+	return errors.Join(err, undo)
 }
 
-// dropFlags takes the COPIED flags from the L2 tables of l1, of which nothing is in memory afterwards.
+// writeCrowded writes refcounts where many have changed, all of which may be known before anything else is.
+func (d *Device) writeCrowded(ctx context.Context) error {
+	if d.refs.crowded() {
+		return d.refs.write(ctx)
+	}
+	return nil
+}
+
+// dropFlags takes the COPIED flags from the L2 tables of l1, and from what leads to them in the L1 table of the disk, durably. No L2 table is in memory
+// afterwards.
 func (d *Device) dropFlags(ctx context.Context, l1 []uint64) error {
 	defer d.tables.dropAll()
-	return d.forEachTable(ctx, l1, func(_ int, _ int64, entries []uint64) (changed bool, err error) {
+	err := d.forEachTable(ctx, l1, func(_ int, _ int64, entries []uint64) (changed bool, err error) {
 		for i := 0; i < len(entries); i += d.entryWords {
 			if entries[i]&ondisk.Copied != 0 {
 				entries[i] &^= ondisk.Copied
@@ -98,10 +114,30 @@ func (d *Device) dropFlags(ctx context.Context, l1 []uint64) error {
 		}
 		return changed, nil
 	})
+	if err != nil {
+		return err
+	}
+	own := make([]uint64, len(d.l1))
+	changed := false
+	for i := range own {
+		own[i] = d.l1[i].Load()
+		if i < len(l1) && own[i]&ondisk.Copied != 0 && own[i]&ondisk.OffsetMask == l1[i]&ondisk.OffsetMask {
+			own[i] &^= ondisk.Copied
+			changed = true
+		}
+	}
+	if !changed {
+		return d.syncFile(ctx)
+	}
+	return d.writeFlags(ctx, own)
 }
 
-// flagOwn gives the COPIED flag to every entry of the disk that alone refers to its cluster, and takes it from the others.
+// flagOwn gives the COPIED flag to every entry of the disk that alone refers to its cluster, and takes it from the others, once the refcounts are durable.
 func (d *Device) flagOwn(ctx context.Context) error {
+	defer d.tables.dropAll()
+	if err := errors.Join(d.refs.write(ctx), d.syncFile(ctx)); err != nil {
+		return err
+	}
 	l1 := d.shownL1()
 	err := d.forEachTable(ctx, l1, func(i int, table int64, entries []uint64) (changed bool, err error) {
 		own, _, err := d.refs.lastUsers(ctx, table>>d.clusterBits, 1)

@@ -45,9 +45,6 @@ func (d *Device) CreateSnapshot(ctx context.Context, name string, at time.Time) 
 		}
 		l1 := d.shownL1()
 		return d.shareTables(ctx, l1, func() error {
-			if err := d.writeFlags(ctx, l1); err != nil {
-				return err
-			}
 			off, err := d.newTable(ctx, l1)
 			if err != nil {
 				return err
@@ -178,13 +175,8 @@ func (d *Device) DeleteSnapshot(ctx context.Context, idOrName string) error {
 		if err := d.flush(ctx); err != nil {
 			return err
 		}
-		if err := d.eachUse(ctx, l1, func(use span) error { return d.release(ctx, []span{use}) }); err != nil {
-			return err
-		}
-		if err := d.refs.write(ctx); err != nil {
-			return err
-		}
-		if err := d.syncFile(ctx); err != nil {
+		err = d.eachUse(ctx, l1, func(use span) error { return errors.Join(d.release(ctx, []span{use}), d.writeCrowded(ctx)) })
+		if err != nil {
 			return err
 		}
 		return d.flagOwn(ctx)

@@ -68,9 +68,16 @@ const maxSnapshotL1 = 256 << 20
 // allTables returns where the L2 tables of the image and of its snapshots lie, each once.
 func (d *Device) allTables(ctx context.Context) ([]int64, error) {
 	var tables []int64
+	room := 1 << 16
 	add := func(entry uint64) {
-		if at := int64(entry & ondisk.OffsetMask); at != 0 {
-			tables = append(tables, at)
+		at := int64(entry & ondisk.OffsetMask)
+		if at == 0 {
+			return
+		}
+		if tables = append(tables, at); len(tables) >= room {
+			slices.Sort(tables)
+			tables = slices.Compact(tables)
+			room = max(room, 2*len(tables))
 		}
 	}
 	for i := range d.l1 {
@@ -81,19 +88,26 @@ func (d *Device) allTables(ctx context.Context) ([]int64, error) {
 		return nil, err
 	}
 	read := int64(0)
+	seen := map[tableAt]bool{}
 	for _, s := range snapshots {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		at := tableAt{int64(s.L1TableOffset), int64(s.L1Size)}
+		if seen[at] {
+			continue
+		}
+		seen[at] = true
 		if read += 8 * int64(s.L1Size); read > maxSnapshotL1 {
 			break
 		}
-		p, err := d.readTable(ctx, "L1 table", tableAt{int64(s.L1TableOffset), int64(s.L1Size)})
+		p, err := d.readTable(ctx, "L1 table", at)
 		if err != nil {
 			return nil, err
 		}
 		for ; len(p) > 0; p = p[8:] {
 			add(binary.BigEndian.Uint64(p))
 		}
-		slices.Sort(tables)
-		tables = slices.Compact(tables)
 	}
 	slices.Sort(tables)
 	return slices.Compact(tables), nil

@@ -24,6 +24,9 @@ func (d *Device) change(ctx context.Context, off, n int64, f block.Flags, do fun
 	if n == 0 {
 		return nil
 	}
+	if err := d.broken(); err != nil {
+		return err
+	}
 	if err := d.beforeChange(ctx, off, n); err != nil {
 		return err
 	}
