@@ -131,7 +131,7 @@ func (c *comparison) compare(ctx context.Context, t task, p, q []byte) {
 	read := func(d block.Device, p []byte) bool {
 		err := d.Read(ctx, p, t.off)
 		if err != nil {
-			c.found(t.off, Same, failure(Read, t.off, err))
+			c.found(t.off, Same, unread(ctx, d, p, t.off, err))
 		}
 		return err == nil
 	}

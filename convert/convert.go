@@ -148,7 +148,7 @@ func (p *progress) add(n int64, change func(*Stats)) {
 // Error is a failure at a place.
 type Error struct {
 	Op  string // Read, Write or Describe
-	Off int64  // in the image, in bytes: where the request began
+	Off int64  // in the image, in bytes: where the request began, or the damage that it met
 	Err error
 }
 
@@ -168,4 +168,22 @@ func failure(op string, off int64, err error) error {
 		return err
 	}
 	return &Error{Op: op, Off: off, Err: err}
+}
+
+// unread returns the failure to read p, which was to come from off. Of damage it looks for the first sector; what a disk cannot read may take it long,
+// and is not asked for again.
+func unread(ctx context.Context, d block.Device, p []byte, off int64, err error) error {
+	for len(p) > sector && errors.As(err, new(*block.CorruptError)) {
+		half := (len(p)/2 + sector - 1) / sector * sector
+		if e := d.Read(ctx, p[:half], off); e != nil {
+			p, err = p[:half], e
+			continue
+		}
+		e := d.Read(ctx, p[half:], off+int64(half))
+		if e == nil {
+			break
+		}
+		p, off, err = p[half:], off+int64(half), e
+	}
+	return failure(Read, off, err)
 }

@@ -95,7 +95,7 @@ func (c *copier) copy(ctx context.Context, src block.Device, t task, b *buffers)
 	}
 	p := b.first(t.n)
 	if err := src.Read(ctx, p, t.off); err != nil {
-		return failure(Read, t.off, err)
+		return unread(ctx, src, p, t.off, err)
 	}
 	return c.store(ctx, p, t.off)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -117,6 +118,34 @@ func TestCopyErrorsNameTheOffset(t *testing.T) {
 		_, err := Copy(t.Context(), src, dst, Options{Request: 64 << 10, ZeroGranule: 4096})
 		if !errors.Is(err, errInjected) || err.Error() != c.want {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+	}
+}
+
+// TestDamageIsFound: an error names the first sector that is damaged, wherever the request began. What is no damage is not read again.
+func TestDamageIsFound(t *testing.T) {
+	const size, at, n = 256 << 10, 100_000, 30_000
+	for _, c := range []struct {
+		err  error
+		want int64
+	}{
+		{block.Corrupt("format", "part", 7, "it is damaged"), at / sector * sector},
+		{errInjected, 0},
+	} {
+		src := block.NewMemory(size)
+		if err := src.Write(t.Context(), bytes.Repeat([]byte{1}, size), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		bad := blocktest.NewFaulty(src, blocktest.Fault{Ops: blocktest.OpRead, Off: at, Len: n, Err: c.err})
+		o := Options{Workers: 1, Request: size}
+		_, copied := Copy(t.Context(), bad, newSparse(nil), o)
+		_, written := WriteTo(t.Context(), bad, io.Discard, o)
+		_, compared := Compare(t.Context(), bad, src, false, o)
+		for _, err := range []error{copied, written, compared} {
+			var e *Error
+			if !errors.As(err, &e) || e.Off != c.want || !errors.Is(err, c.err) {
+				t.Errorf("%v, want byte %d: %v", err, c.want, c.err)
+			}
 		}
 	}
 }

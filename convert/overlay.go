@@ -176,7 +176,7 @@ func readPart(ctx context.Context, d block.Device, data bool, p []byte, off int6
 		return nil
 	}
 	if err := d.Read(ctx, p[:n], off); err != nil {
-		return failure(Read, off, err)
+		return unread(ctx, d, p[:n], off, err)
 	}
 	return nil
 }

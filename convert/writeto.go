@@ -45,7 +45,7 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 					r.buf = make([]byte, request)
 				}
 				if err := src.Read(ctx, r.buf[:r.n], r.off); err != nil {
-					return failure(Read, r.off, err)
+					return unread(ctx, src, r.buf[:r.n], r.off, err)
 				}
 				close(r.done)
 			}

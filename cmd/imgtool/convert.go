@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/convert"
 	"github.com/imgtool/imgtool/formats"
@@ -29,7 +30,7 @@ type conversion struct {
 	granule       size
 	workers       int
 	rate          size // bytes in a second; 0 for as many as can be
-	size          size // of the image, where the source does not say; -1 for not given
+	size          size // of the source, which does not say; -1 for not given
 
 	compress     bool
 	inPlace      bool
@@ -116,7 +117,7 @@ func (v *conversion) flags(c *cobra.Command) {
 	f.BoolVar(&v.bitmaps, "bitmaps", false, "copy the bitmaps of the source as well")
 	f.BoolVar(&v.skipBroken, "skip-broken-bitmaps", false, "with --bitmaps: leave out those that are not complete")
 	f.BoolVar(&v.sync, "sync", false, "wait until a new file is on the disk")
-	f.Var(&v.size, "size", "size of the image, for a source that does not say")
+	f.Var(&v.size, "size", "size of the image, for a source that does not say, such as a pipe: if that is shorter, zeros follow, and if it is longer, it is an error")
 	f.Lookup("size").DefValue = ""
 	f.StringVarP(&v.cache, "cache", "t", "", "cache mode of the target as qemu-img has it: all but unsafe mean --sync, and the page cache is used with any")
 	f.StringVarP(&v.sourceCache, "source-cache", "T", "", "cache mode of the source: accepted, and without effect")
@@ -152,6 +153,9 @@ func (v *conversion) run(ctx context.Context, sources []string, target string) e
 		n, err = v.intoExisting(ctx, src, target)
 	} else {
 		n, err = v.create(ctx, src, target)
+	}
+	if errors.As(err, new(*block.CorruptError)) && !v.salvage && hintOf(err) == "" {
+		err = block.WithHint(err, "--salvage copies what can be read")
 	}
 	if err != nil {
 		return err

@@ -63,6 +63,9 @@ func (a *app) qemuText(err error) string {
 	}
 	var at *convert.Error
 	if errors.As(err, &at) && at.Op != convert.Describe {
+		if a.qemu.Command == "compare" {
+			return fmt.Sprintf("Error while reading offset %d of %s: %s", at.Off, a.nameOf(at.Err), strerror(at.Err))
+		}
 		return fmt.Sprintf("error while %s at byte %d: %s", map[string]string{convert.Read: "reading", convert.Write: "writing"}[at.Op], at.Off, strerror(at.Err))
 	}
 	var named *chain.Error
@@ -76,7 +79,7 @@ func (a *app) qemuText(err error) string {
 	cause := a.qemuCause(named)
 	errors.As(err, &outer)
 	switch {
-	case !outer.Opening && !named.Opening && !a.qemu.Creates && !errors.Is(err, block.ErrBusy) && !errors.Is(err, block.ErrNotFormat):
+	case !outer.Opening && !named.Opening && !(a.qemu.Creates && slices.Contains(a.qemu.Written, named.Name)) && !errors.Is(err, block.ErrBusy) && !errors.Is(err, block.ErrNotFormat):
 		return a.typed(named.Name) + ": " + strerror(named.Err)
 	case outer == named, a.qemu.Command == "info":
 		return a.qemuOpening(named.Name, cause)
@@ -99,6 +102,15 @@ func (a *app) qemuOpening(name, cause string) string {
 		return fmt.Sprintf("%s: error while converting %s: %s", typed, a.qemu.Format, strings.Replace(cause, "Could not open", "Could not create", 1))
 	}
 	return fmt.Sprintf("Could not open '%s': %s", typed, cause)
+}
+
+// nameOf returns what the user has called the image that an error is of; "" where it does not say.
+func (a *app) nameOf(err error) string {
+	var named *chain.Error
+	if !errors.As(err, &named) {
+		return ""
+	}
+	return a.typed(named.Name)
 }
 
 // typed returns what the user has called a file.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -120,6 +121,60 @@ func TestQemuImgSecret(t *testing.T) {
 		if _, got, code := asPeer(t, dir, true, line); code != wantCode || got != want {
 			t.Errorf("%s: %d, %s\nqemu-img: %d, %s", line, code, got, wantCode, want)
 		}
+	}
+}
+
+// TestQemuImgDamage reads an image of which a compressed cluster is damaged: its place on the disk is told, wherever the request began.
+func TestQemuImgDamage(t *testing.T) {
+	dir := t.TempDir()
+	damagedImage(t, filepath.Join(dir, "damaged.qcow2"))
+	if err := os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"convert damaged.qcow2 out", "compare damaged.qcow2 damaged.qcow2"} {
+		_, want, wantCode := asPeer(t, dir, false, line)
+		want = strings.TrimSuffix(want, "Input/output error\n")
+		if _, got, code := asPeer(t, dir, true, line); code != wantCode || !strings.HasPrefix(got, want) || !strings.Contains(want, "327680") {
+			t.Errorf("%s: %d, %s\nqemu-img: %d, %s", line, code, got, wantCode, want)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "imgtool", "convert", "damaged.qcow2", "out")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "byte 327680 of the disk") || !strings.Contains(string(out), "hint: --salvage") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// damagedImage makes an image of compressed clusters of which the one at byte 327680 cannot be decoded.
+func damagedImage(t *testing.T, path string) {
+	t.Helper()
+	data := make([]byte, 1<<20)
+	for i := range data {
+		data[i] = "abcdefgh"[i*i*2654435761>>13&7]
+	}
+	plain := path + ".raw"
+	if err := os.WriteFile(plain, data, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := peers.Command(t, "qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", plain, path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	at := func(off int64) int64 {
+		var p [8]byte
+		if _, err := f.ReadAt(p[:], off); err != nil {
+			t.Fatal(err)
+		}
+		return int64(binary.BigEndian.Uint64(p[:]))
+	}
+	const l1TableOffset, offsetBits, compressedBits = 40, 1<<56 - 1, 1<<54 - 1
+	entry := at(at(at(l1TableOffset))&offsetBits + 5*8)
+	if _, err := f.WriteAt(bytes.Repeat([]byte{0xff}, 1024), entry&compressedBits); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 type packedPart struct {
 	p       []byte // where to
 	within  int64  // where p begins in the cluster
+	disk    int64  // where the cluster lies on the disk
 	off     int64  // where the compressed data lies in the file
 	n       int64  // bytes of it at most
 	present int64  // bytes of it that the file has
@@ -26,7 +27,7 @@ func (d *Device) appendPacked(parts []packedPart, p []byte, off int64, entry uin
 		return parts, d.corrupt("L2 entry", -1, "the compressed cluster at byte %d of the disk lies at byte %d, %d bytes, behind the end of the file at %d",
 			d.floor(off), at, n, size)
 	}
-	return append(parts, packedPart{p: p, within: off & (d.clusterSize - 1), off: at, n: n, present: min(n, size-at)}), nil
+	return append(parts, packedPart{p: p, within: off & (d.clusterSize - 1), disk: d.floor(off), off: at, n: n, present: min(n, size-at)}), nil
 }
 
 // unpacker reads compressed clusters.
@@ -143,7 +144,7 @@ func (u *unpacker) readBatch(ctx context.Context, d *Device, parts []packedPart,
 			return err
 		}
 		if err := u.decodePart(part, src[part.off-start:][:part.present]); err != nil {
-			return d.corrupt("compressed cluster", part.off, "%w", err)
+			return d.corrupt("compressed cluster", part.off, "it holds byte %d of the disk: %w", part.disk, err)
 		}
 	}
 	return nil
