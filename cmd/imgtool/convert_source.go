@@ -58,6 +58,9 @@ func (v *conversion) openSources(ctx context.Context, names []string) (*origin, 
 	if err == nil {
 		err = v.join(s)
 	}
+	if err == nil {
+		err = v.withSize(s)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -128,7 +128,7 @@ func (v *conversion) imageSize(src *origin) int64 {
 	}
 	n, known := src.stream.Size()
 	if !known {
-		n = int64(v.size)
+		n = -1
 	}
 	if whole, ok := block.RoundUp(max(n, 0), sectorSize); ok && n > 0 && v.inSectors() {
 		return whole

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -48,10 +49,30 @@ func (a *app) outputDriver(flag, name, file string) (*formats.Driver, error) {
 		}
 		return nil, usagef("%s %s: there is no such format; known are %s", flag, name, strings.Join(registry.Names(), ", "))
 	}
-	if d := registry.ForFile(file); d != nil {
-		return d, nil
+	d := registry.ForFile(file)
+	known := unknownFormat(file)
+	switch {
+	case d != nil && d.Create == nil && d.Plan == nil:
+		known = d.Name
+	case d == nil:
+		d = registry.Lookup(raw.Name)
 	}
-	return registry.Lookup(raw.Name), nil
+	if known != "" && a.qemu == nil { // qemu-img does not look at endings
+		return nil, usagef("%s: this version does not write %s; %s raw writes the bytes under this name", file, known, flag)
+	}
+	return d, nil
+}
+
+// unknownFormat returns the format of which a file has the ending, where that is one of disks or of compressed files which this version does not
+// have; else "". Whoever names a file so does not expect a raw image in it.
+func unknownFormat(file string) string {
+	switch ext := strings.ToLower(filepath.Ext(file)); ext {
+	case ".vmdk", ".vdi", ".vhd", ".vhdx", ".qed", ".dmg", ".hdd", ".cloop", ".bz2", ".lz4", ".xz", ".zst":
+		return ext[1:]
+	case ".vpc":
+		return "vhd"
+	}
+	return ""
 }
 
 // checkOptions refuses what the format does not know, before any file is touched.
