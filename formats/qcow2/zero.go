@@ -244,15 +244,23 @@ func (d *Device) Discard(ctx context.Context, off, n int64) error {
 		}
 		nothing := func(context.Context, int64) (bool, error) { return true, nil }
 		return d.eachSlice(ctx, first, last, nothing, func(s *slice, off, end int64) error {
+			changed := false
 			for at := off; at < end; at += d.clusterSize {
-				if err := d.discardCluster(ctx, s, at); err != nil {
+				given, err := d.discardCluster(ctx, s, at)
+				if err != nil {
+					return err
+				}
+				changed = changed || given
+			}
+			if !d.data.named {
+				return nil
+			}
+			if changed { // no entry in the file leads to what the data file forgets
+				if err := d.commit(ctx, true); err != nil {
 					return err
 				}
 			}
-			if d.data.named { // its places are not given to others
-				return d.discardData(ctx, off, end)
-			}
-			return nil
+			return d.discardData(ctx, off, end)
 		})
 	})
 }
@@ -271,21 +279,21 @@ func (d *Device) discardData(ctx context.Context, off, end int64) error {
 	return dev.Discard(ctx, off, n)
 }
 
-// discardCluster gives up the cluster at guest, which is locked.
-func (d *Device) discardCluster(ctx context.Context, s *slice, guest int64) error {
+// discardCluster gives up the cluster at guest, which is locked, and reports whether there was something to give up.
+func (d *Device) discardCluster(ctx context.Context, s *slice, guest int64) (bool, error) {
 	i := d.entryIndex(guest)
 	s.mu.RLock()
 	e, err := d.entry(s, i, guest)
 	s.mu.RUnlock()
 	if err != nil || !e.hasPlace && e.kind != packed {
-		return err
+		return false, err
 	}
 	if err := d.verifyOld(ctx, e); err != nil {
-		return err
+		return false, err
 	}
 	hidden, err := d.emptyIsZero(ctx, guest)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var word uint64
 	var zeros uint32
@@ -300,5 +308,5 @@ func (d *Device) discardCluster(ctx context.Context, s *slice, guest int64) erro
 	d.update(s, i, word, ondisk.Bitmap(0, zeros))
 	s.mu.Unlock()
 	d.released(e)
-	return nil
+	return true, nil
 }
