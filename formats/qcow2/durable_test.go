@@ -267,3 +267,49 @@ func TestGrowOverLeftovers(t *testing.T) {
 	ok(t, d.Close())
 	f.verify(t, "grown")
 }
+
+// TestManySnapshots: before the first change each L1 table is read once, however many snapshots name it.
+func TestManySnapshots(t *testing.T) {
+	f := kindOfImage{options: "cluster_size=64k"}.template(t, 1<<20)
+	d := f.open(t, true).(*Device)
+	ok(t, d.Write(ctx, make([]byte, 1<<20), 0, 0))
+	ok(t, d.CreateSnapshot(ctx, "one", time.Unix(1e9, 0)))
+	ok(t, d.Close())
+	g := f.open(t, true).(*Device)
+	list, err := g.readSnapshots(ctx)
+	ok(t, err)
+	for range 999 {
+		list = append(list, list[0])
+	}
+	off, err := g.refs.allocateAll(ctx, 4)
+	ok(t, err)
+	var table []byte
+	for i := range list {
+		table = list[i].Append(table)
+	}
+	ok(t, g.writeFile(ctx, table, off))
+	g.h.SnapshotsOffset, g.h.NbSnapshots = uint64(off), uint32(len(list))
+	reads := &readCounter{Filter: block.Filter{Device: g.file}}
+	g.file = reads
+	tables, err := g.allTables(ctx)
+	ok(t, err)
+	if len(tables) != 1 || reads.n > 20 {
+		t.Errorf("%d tables after %d reads", len(tables), reads.n)
+	}
+	stopped, stop := context.WithCancel(ctx)
+	stop()
+	if _, err := g.allTables(stopped); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+// readCounter counts reads.
+type readCounter struct {
+	block.Filter
+	n int
+}
+
+func (c *readCounter) Read(ctx context.Context, p []byte, off int64) error {
+	c.n++
+	return c.Filter.Read(ctx, p, off)
+}

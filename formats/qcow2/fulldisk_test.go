@@ -81,3 +81,24 @@ func TestTrimFails(t *testing.T) {
 	same(t, got, append([]byte{1}, make([]byte, 64<<10-1)...))
 	ok(t, d.Close())
 }
+
+// TestOldRefcountTable: a refcount table that a longer one has replaced belongs to nobody else before the next commit, as one may be about to write to it.
+func TestOldRefcountTable(t *testing.T) {
+	f := kindOfImage{options: "cluster_size=512,refcount_bits=64"}.template(t, 8<<20)
+	d := f.open(t, true).(*Device)
+	old := d.refs.tableOff
+	p := noise(rand.New(rand.NewPCG(1, 1)), 4096)
+	off := int64(0)
+	for ; d.refs.tableOff == old; off += 4096 {
+		ok(t, d.Write(ctx, p, off, 0))
+	}
+	if n, err := d.oldCount(ctx, old>>d.clusterBits); err != nil || n != 1 {
+		t.Errorf("the old table is used %d times: %v", n, err)
+	}
+	for range 2 {
+		ok(t, d.Write(ctx, p, off, 0))
+		ok(t, d.Flush(ctx))
+	}
+	ok(t, d.Close())
+	f.verify(t, "grown")
+}
