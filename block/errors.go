@@ -66,3 +66,15 @@ func WithHint(err error, text string) error {
 	}
 	return &Hint{Err: err, Text: text}
 }
+
+// kindError is an error of a kind that its text does not mention.
+type kindError struct{ err, kind error }
+
+func (e *kindError) Error() string   { return e.err.Error() }
+func (e *kindError) Unwrap() []error { return []error{e.err, e.kind} }
+
+// ErrorOf returns an error whose text is formatted as by fmt.Errorf, and for which errors.Is(err, kind) holds: for what a sentence says better than
+// the text of kind, such as that of errors.ErrUnsupported or fs.ErrNotExist, behind it would.
+func ErrorOf(kind error, format string, args ...any) error {
+	return &kindError{fmt.Errorf(format, args...), kind}
+}

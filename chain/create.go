@@ -180,7 +180,7 @@ func (t *Target) Create(_ context.Context, name string) (block.Device, error) {
 	case t.done:
 		return nil, os.ErrClosed
 	case t.Device == nil:
-		return nil, t.name.wrap(fmt.Errorf("goes one way only: %w", errors.ErrUnsupported))
+		return nil, t.name.wrap(block.ErrorOf(errors.ErrUnsupported, "goes one way only"))
 	case name == "" || name == t.base:
 		if t.first {
 			return nil, t.name.wrap(fs.ErrExist)
@@ -188,7 +188,7 @@ func (t *Target) Create(_ context.Context, name string) (block.Device, error) {
 		t.first = true
 		return t.Device, nil
 	case t.InPlace:
-		return nil, t.name.wrap(fmt.Errorf("cannot hold an image of several files: %w", errors.ErrUnsupported))
+		return nil, t.name.wrap(block.ErrorOf(errors.ErrUnsupported, "cannot hold an image of several files"))
 	case name != filepath.Base(name) || !filepath.IsLocal(name) || name == ".":
 		return nil, t.name.wrap(fmt.Errorf("%q is not the name of a file in the same folder", name))
 	case slices.Contains(t.names, name):

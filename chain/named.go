@@ -31,8 +31,8 @@ func (n naming) wrap(err error) error {
 	for inner := (*Error)(nil); errors.As(err, &inner) && errors.As(inner.Err, new(*Error)); {
 		err = inner.Err
 	}
-	if inner, ok := err.(*Error); ok && inner.Name == string(n) {
-		return err
+	if inner := (*Error)(nil); errors.As(err, &inner) && inner.Name == string(n) && inner.Error() == err.Error() {
+		return inner
 	}
 	return &Error{Name: string(n), Err: err}
 }

@@ -305,7 +305,7 @@ func (op *opening) openOrDecode(d *formats.Driver, o formats.OpenOptions) error 
 	case d.Decode == nil && op.dev == nil:
 		return oneWay("format " + d.Name)
 	case d.Decode == nil:
-		return fmt.Errorf("format %s cannot be read: %w", d.Name, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "format %s cannot be read", d.Name)
 	case o.Write:
 		return fmt.Errorf("format %s goes one way only: %w", d.Name, block.ErrReadOnly)
 	case op.stream != nil && d.Name == raw.Name:

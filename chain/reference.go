@@ -42,10 +42,10 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 		return nil, err
 	}
 	if len(parents) > maxDepth {
-		return nil, fmt.Errorf("%s %q: more than %d images refer to each other: %w", ref.Kind, ref.Name, maxDepth, block.ErrDenied)
+		return nil, block.ErrorOf(block.ErrDenied, "%s %q: more than %d images refer to each other", ref.Kind, ref.Name, maxDepth)
 	}
 	if ref.Format != "" && op.o.Registry.Lookup(ref.Format) == nil {
-		return nil, fmt.Errorf("%s %q: format %q is not known: %w", ref.Kind, ref.Name, ref.Format, errors.ErrUnsupported)
+		return nil, block.ErrorOf(errors.ErrUnsupported, "%s %q: format %q is not known", ref.Kind, ref.Name, ref.Format)
 	}
 	o := Options{
 		Registry: op.o.Registry, Write: write, Format: ref.Format, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory / 2, Workers: op.o.Workers,
@@ -66,15 +66,15 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 func Path(ref formats.Ref) (string, error) {
 	name := strings.TrimPrefix(ref.Name, "file:")
 	if scheme, _, ok := strings.Cut(name, ":"); ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\`) {
-		return "", fmt.Errorf("%s %q: names that begin with %s: are not followed: %w", ref.Kind, ref.Name, scheme, errors.ErrUnsupported)
+		return "", block.ErrorOf(errors.ErrUnsupported, "%s %q: names that begin with %s: are not followed", ref.Kind, ref.Name, scheme)
 	}
 	switch {
 	case name == "" || strings.ContainsRune(name, 0):
-		return "", fmt.Errorf("%s %q: not the name of a file: %w", ref.Kind, ref.Name, block.ErrDenied)
+		return "", block.ErrorOf(block.ErrDenied, "%s %q: not the name of a file", ref.Kind, ref.Name)
 	case filepath.IsAbs(name):
 		return name, nil
 	case ref.From == "":
-		return "", fmt.Errorf("%s %q: the image that refers to it has no folder: %w", ref.Kind, ref.Name, block.ErrDenied)
+		return "", block.ErrorOf(block.ErrDenied, "%s %q: the image that refers to it has no folder", ref.Kind, ref.Name)
 	}
 	// Not joined, which would take x/.. away: where x is a symbolic link, that leads elsewhere.
 	dir, _ := filepath.Split(ref.From)
@@ -91,13 +91,13 @@ func checkLoop(path string, parents []os.FileInfo) error {
 	if i < 0 {
 		return nil
 	}
-	err = ErrLoop
-	switch others := len(parents) - 1 - i; others {
+	others := ""
+	switch n := len(parents) - 1 - i; n {
 	case 0:
 	case 1:
-		err = fmt.Errorf("%w, by way of 1 other", ErrLoop)
+		others = ", by way of 1 other"
 	default:
-		err = fmt.Errorf("%w, by way of %d others", ErrLoop, others)
+		others = fmt.Sprintf(", by way of %d others", n)
 	}
-	return naming(path).wrap(fmt.Errorf("%w: %w", err, block.ErrDenied))
+	return naming(path).wrap(block.ErrorOf(block.ErrDenied, "%w%s", ErrLoop, others))
 }

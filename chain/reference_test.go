@@ -31,7 +31,7 @@ func pointer() formats.Driver {
 			name, format, _ := strings.Cut(strings.TrimPrefix(string(p), magic), " ")
 			d, err := o.Refer.Open(ctx, formats.Ref{Kind: "backing file", Name: name, Format: format, From: o.Name}, o.Write)
 			if err != nil {
-				return nil, err
+				return nil, errors.Join(err)
 			}
 			return d, dev.Close()
 		},
@@ -143,15 +143,15 @@ func TestLoop(t *testing.T) {
 	}
 	o := Options{Registry: formats.Registry{pointer(), raw.Driver()}, Gate: formats.DirGate}
 	for name, want := range map[string]string{
-		"self": "self: the image refers to itself: ",
-		"a":    "a: the image refers to itself, by way of 1 other: ",
-		"c":    "c: the image refers to itself, by way of 2 others: ",
-		"x":    "x: DIR/a: the image refers to itself, by way of 1 other: ",
+		"self": "self: the image refers to itself",
+		"a":    "a: the image refers to itself, by way of 1 other",
+		"c":    "c: the image refers to itself, by way of 2 others",
+		"x":    "x: DIR/a: the image refers to itself, by way of 1 other",
 	} {
 		for _, noLock := range []bool{true, false} {
 			o.NoLock, o.Write = noLock, !noLock // its own lock does not keep it from being found
 			_, err := OpenFile(t.Context(), filepath.Join(dir, name), o)
-			want := filepath.Join(dir, strings.Replace(want, "DIR", dir, 1)) + block.ErrDenied.Error()
+			want := filepath.Join(dir, strings.Replace(want, "DIR", dir, 1))
 			if !errors.Is(err, ErrLoop) || !errors.Is(err, block.ErrDenied) || err.Error() != want {
 				t.Errorf("%s: %v, want %s", name, err, want)
 			}
