@@ -99,5 +99,6 @@ func checkLoop(path string, parents []os.FileInfo) error {
 	default:
 		others = fmt.Sprintf(", by way of %d others", n)
 	}
-	return naming(path).wrap(block.ErrorOf(block.ErrDenied, "%w%s", ErrLoop, others))
+	err = block.ErrorOf(block.ErrDenied, "%w%s", ErrLoop, others)
+	return naming(path).wrap(block.WithHint(err, "rebase -u gives one of them another backing file"))
 }

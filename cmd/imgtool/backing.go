@@ -27,6 +27,24 @@ func (a *app) refuseLoop(ctx context.Context, backing, format, path string) erro
 	return errors.Join(a.refuseMember(ctx, base, path), base.Close())
 }
 
+// findLoop returns an error where the images that show through text refer to each other in a circle. It looks at headers, beside whoever holds the
+// files, as this program itself may. What else is wrong with them is told when they are opened.
+func (a *app) findLoop(ctx context.Context, text string, r reading) error {
+	r.lazy, r.share = true, true
+	img, err := a.openDevice(ctx, text, r)
+	if err != nil {
+		return nil
+	}
+	defer img.Close()
+	for dev := img.Device; dev != nil && err == nil; {
+		_, dev, err = backingOf(ctx, dev)
+	}
+	if errors.Is(err, chain.ErrLoop) {
+		return nameError(img, err)
+	}
+	return nil
+}
+
 // refuseMember returns an error where a path is one of the files that base consists of, which would be lost if the path were written anew.
 func (a *app) refuseMember(ctx context.Context, base *chain.Image, path string) error {
 	if chain.SameFile(base, path) {

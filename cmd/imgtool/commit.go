@@ -64,7 +64,10 @@ func (v *committing) run(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	info, err := v.commit(ctx, top)
+	var info commitInfo
+	if err = v.findLoop(ctx, image, v.from); err == nil {
+		info, err = v.commit(ctx, top)
+	}
 	if err = errors.Join(err, top.Close()); err != nil {
 		return err
 	}

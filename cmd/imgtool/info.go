@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/cmd/imgtool/qemuimg"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/internal/sizes"
 )
@@ -27,7 +29,7 @@ func newInfo(a *app) *cobra.Command {
 		Long: `Show what an image is. Nothing that it refers to is opened for that, except for what the first sectors of the disk lie in. A reference that
 would not be followed is shown with the reason. Of an image that its format refuses, what can be said is shown, and the reason is the error.
 
-Exit codes: 0 described, 1 failed, 4 the image is corrupt.`,
+Exit codes: 0 described, 1 failed, 4 the image is corrupt, 5 with --backing-chain: the images refer to each other in a circle, or are too many.`,
 		Example: `  imgtool info disk.qcow2
   imgtool info --json --backing-chain overlay.qcow2
   imgtool info disk.raw.gz::raw`,
@@ -79,10 +81,7 @@ func (a *app) inspect(ctx context.Context, text string, from reading, whole bool
 			break
 		}
 		if dev, err = backed.BackingDevice(ctx); err != nil {
-			if errors.Is(err, block.ErrDenied) { // which the image above tells
-				err = nil
-			}
-			return infos, nameError(img, err)
+			return infos, a.notFollowed(&infos[len(infos)-1], ref, nameError(img, err))
 		}
 		if info, err = a.describeBacking(ctx, dev, ref); err != nil {
 			return append(infos, info), nameError(img, err)
@@ -90,6 +89,20 @@ func (a *app) inspect(ctx context.Context, text string, from reading, whole bool
 		infos = append(infos, info)
 	}
 	return infos, nil
+}
+
+// notFollowed adds to info why its backing file cannot be followed, and returns err unless info has told that as a reference that is refused.
+func (a *app) notFollowed(info *imageInfo, ref formats.Ref, err error) error {
+	switch {
+	case errors.Is(err, chain.ErrLoop) && a.qemu != nil:
+		return &qemuimg.Error{Text: fmt.Sprintf("Backing file '%s' creates an infinite loop.", info.FullBacking), Exit: exitFailed}
+	case !errors.Is(err, block.ErrDenied):
+		return err
+	case slices.ContainsFunc(info.Refused, func(r refusal) bool { return r.Kind == ref.Kind }):
+		return nil
+	}
+	info.Refused = append(info.Refused, refusal{ref.Kind, ref.Name, message(err)})
+	return err
 }
 
 // describeBacking describes an image that was opened because another one refers to it.
