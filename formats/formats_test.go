@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
@@ -208,13 +209,15 @@ func TestDirGate(t *testing.T) {
 		must(t, os.Symlink("../base.img", filepath.Join(images, "sub", "in")))
 		must(t, os.Symlink("/dev/zero", filepath.Join(images, "dev")))
 		refs["out"], refs["abs"], refs["up/secret"], refs["dev"] = block.ErrDenied, block.ErrDenied, block.ErrDenied, block.ErrDenied
+		must(t, os.Symlink("round", filepath.Join(images, "round")))
 		refs["sub/in"] = nil
+		refs["base.img/x"], refs["round"], refs[strings.Repeat("x", 300)] = syscall.ENOTDIR, syscall.ELOOP, syscall.ENAMETOOLONG
 	}
 	gate := formats.Gate(formats.DirGate)
 	for name, want := range refs {
 		ref := formats.Ref{Kind: "backing file", Name: name, From: filepath.Join(images, "disk")}
 		err := gate.Ask(context.Background(), ref)
-		if !errors.Is(err, want) || (err == nil) != (want == nil) {
+		if !errors.Is(err, want) || (err == nil) != (want == nil) || want != block.ErrDenied && errors.Is(err, block.ErrDenied) {
 			t.Errorf("gate on %q: %v, want %v", name, err, want)
 		}
 		if want == block.ErrDenied {

@@ -2,10 +2,13 @@ package formats
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/imgtool/imgtool/block"
 )
@@ -31,7 +34,8 @@ func (o Opener) Open(ctx context.Context, ref Ref, write bool) (block.Device, er
 	return o(ctx, ref, write)
 }
 
-// Gate decides whether a reference may be followed: nil lets it pass, an error that wraps block.ErrDenied does not.
+// Gate decides whether a reference may be followed: nil lets it pass, an error that wraps block.ErrDenied does not, and another error says why that
+// could not be found out.
 // It may be called from many goroutines.
 type Gate func(ctx context.Context, ref Ref) error
 
@@ -58,24 +62,36 @@ func DirGate(_ context.Context, ref Ref) error {
 	if i := strings.IndexAny(ref.Name, `:/\`); i >= 0 && ref.Name[i] == ':' {
 		return denied(ref, "it is not a plain file name")
 	}
-	if !filepath.IsLocal(ref.Name) {
+	if !filepath.IsLocal(ref.Name) || strings.ContainsRune(ref.Name, 0) {
 		return denied(ref, "it is not a name below the image's own folder")
 	}
 	root, err := os.OpenRoot(filepath.Dir(ref.From))
 	if err != nil {
-		return denied(ref, err.Error())
+		return failed(ref, err)
 	}
 	defer root.Close()
 	fi, err := root.Stat(ref.Name)
 	switch {
-	case os.IsNotExist(err):
-		return fmt.Errorf("%s %q: %w", ref.Kind, ref.Name, os.ErrNotExist)
-	case err != nil:
-		return denied(ref, err.Error())
+	case errors.As(err, new(syscall.Errno)):
+		return failed(ref, err)
+	case err != nil: // of os.Root itself: it leads out
+		return denied(ref, cause(err).Error())
 	case !fi.Mode().IsRegular():
 		return denied(ref, "it is not a regular file")
 	}
 	return nil
+}
+
+// failed returns the error for a ref that cannot be looked at, which says nothing of whether it would be let pass.
+func failed(ref Ref, err error) error { return fmt.Errorf("%s %q: %w", ref.Kind, ref.Name, cause(err)) }
+
+// cause returns an error of package os without the name of the file.
+func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // denied returns the error of a gate that refuses ref.

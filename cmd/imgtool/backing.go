@@ -94,7 +94,7 @@ func (a *app) checkBackingFormat(ctx context.Context, ref formats.Ref) error {
 	case a.registry().Lookup(ref.Format) == nil:
 		return usagef("-F %s: there is no such format; known are %s", ref.Format, strings.Join(a.registry().Names(), ", "))
 	}
-	if err := a.refuses(ctx, ref); err != nil {
+	if err := a.refuses(ctx, ref); errors.Is(err, block.ErrDenied) {
 		a.log().Warn("the image will need --allow-references to be opened: "+err.Error(), "image", ref.From)
 	}
 	return nil
