@@ -18,10 +18,10 @@ import (
 func (d *Device) prepareCrypt(_ context.Context, opts *Options) error {
 	switch d.h.CryptMethod {
 	case ondisk.CryptLUKS:
-		return fmt.Errorf("the image is encrypted with LUKS: %w", errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with LUKS")
 	case ondisk.CryptAES:
 		if d.writable {
-			return fmt.Errorf("the image is encrypted with AES in CBC mode, which is not safe: it can only be read: %w", errors.ErrUnsupported)
+			return block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with AES in CBC mode, which is not safe: it can only be read")
 		}
 		if opts.KeyFile == "" {
 			return block.WithHint(fmt.Errorf("the image is encrypted with AES: %w: none is given", block.ErrKey), "key-file=FILE names a file that holds the password")

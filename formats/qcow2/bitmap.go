@@ -167,7 +167,7 @@ func (b *bitmaps) check(m *bitmap) error {
 	need := int64(d.h.BitmapTableSize(uint64(d.Size()), m.GranularityBits))
 	switch {
 	case m.Type != ondisk.BitmapDirtyTracking, m.Flags&^known != 0, len(m.ExtraData) > 0 && m.Flags&ondisk.BitmapExtraDataCompatible == 0:
-		return block.WithHint(fmt.Errorf("bitmaps of type %d with flags %#x are not known here: %w", m.Type, m.Flags, errors.ErrUnsupported), removeHint)
+		return block.WithHint(block.ErrorOf(errors.ErrUnsupported, "bitmaps of type %d with flags %#x are not known here", m.Type, m.Flags), removeHint)
 	case n != need:
 		return bad("bitmap_table_size is %d, and a disk of %d bytes needs %d", n, d.Size(), need)
 	case n > maxBitmapBytes>>d.clusterBits:

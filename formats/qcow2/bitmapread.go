@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
@@ -13,7 +12,7 @@ import (
 // bitmapExtents is Extents of a bitmap.
 func (d *Device) bitmapExtents(ctx context.Context, name string, off, n int64, buf []block.Extent) ([]block.Extent, error) {
 	if d.o.Values["snapshot"] != "" {
-		return buf, fmt.Errorf("bitmap %q is not of the snapshot that is shown: %w", name, errors.ErrUnsupported)
+		return buf, block.ErrorOf(errors.ErrUnsupported, "bitmap %q is not of the snapshot that is shown", name)
 	}
 	b, err := d.loadBitmaps(ctx)
 	if err != nil {
@@ -22,7 +21,7 @@ func (d *Device) bitmapExtents(ctx context.Context, name string, off, n int64, b
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, err := b.find(name); err != nil {
-		return buf, fmt.Errorf("bitmap %q: %w: %w", name, err, errors.ErrUnsupported)
+		return buf, block.ErrorOf(errors.ErrUnsupported, "bitmap %q: %w", name, err)
 	}
 	m, err := b.findUsable(name)
 	if err == nil && len(m.pages) > 0 {

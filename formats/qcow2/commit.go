@@ -274,11 +274,11 @@ func (d *Device) syncFile(ctx context.Context) error {
 
 // syncData makes durable what has been written to a data file of its own. One commit at a time calls it.
 func (d *Device) syncData(ctx context.Context) error {
-	dev := d.data.dev.Load()
+	dev := d.data.Opened()
 	if d.unsynced.Load() || dev == nil || !d.wroteData.Swap(false) {
 		return nil
 	}
-	err := (*dev).Flush(ctx)
+	err := dev.Flush(ctx)
 	if err != nil {
 		d.wroteData.Store(true)
 	}

@@ -130,7 +130,7 @@ func crashSteps(t *testing.T, f files, content []byte, seed uint64, steps int) {
 	switch image, _ := block.As[*Device](d); {
 	case image.rawData():
 		kinds = 12 // what is discarded may hold anything
-	case image.h.NbSnapshots > 0 || image.data.named:
+	case image.h.NbSnapshots > 0 || image.data.Named():
 		kinds = 15 // the size stays
 	}
 	for i := range steps {

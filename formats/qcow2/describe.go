@@ -34,7 +34,8 @@ func (d *Device) Describe(ctx context.Context) (formats.Description, error) {
 		desc.Backing = &ref
 	}
 	if h.HasDataFile() && h.DataFile() != "" {
-		desc.Others = append(desc.Others, d.data.ref)
+		ref, _ := d.data.Ref()
+		desc.Others = append(desc.Others, ref)
 	}
 	return desc, nil
 }

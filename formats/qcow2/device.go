@@ -24,8 +24,8 @@ type Device struct {
 	slowZero  bool // zeros must be written
 	encrypted bool
 	memory    int64 // bytes that all caches together may hold
-	data      reference
-	backing   reference
+	data      formats.Reference
+	backing   formats.Reference
 	crypt     cipher // nil where the data is not encrypted, or cannot be decrypted
 	cryptErr  error  // why not
 
@@ -77,7 +77,7 @@ func (d *Device) Info() block.Info {
 		Name: d.file.Info().Name, Format: Name, MinBlock: unit, PreferredBlock: d.clusterSize,
 		Caps: block.Caps{
 			Write: w, Resize: w, Zero: w && !d.slowZero, FastZero: w && !d.slowZero, Discard: w,
-			Packed: !d.data.named || d.encrypted, Prefetch: d.file.Info().Caps.Prefetch,
+			Packed: !d.data.Named() || d.encrypted, Prefetch: d.file.Info().Caps.Prefetch,
 		},
 	}
 }
@@ -110,4 +110,4 @@ func (d *Device) Close() error {
 }
 
 // closeOthers closes all but the image file.
-func (d *Device) closeOthers() error { return errors.Join(d.data.close(), d.backing.close()) }
+func (d *Device) closeOthers() error { return errors.Join(d.data.Close(), d.backing.Close()) }

@@ -21,7 +21,7 @@ func (d *Device) mayDowngrade(ctx context.Context, size int64) error {
 		return refuse("data_file")
 	case h.CryptMethod == ondisk.CryptLUKS:
 		return refuse("encryption with LUKS")
-	case h.CryptMethod != ondisk.CryptNone && d.backing.named:
+	case h.CryptMethod != ondisk.CryptNone && d.backing.Named():
 		return fmt.Errorf("an encrypted image with a backing file cannot get version 2: %w", errors.ErrUnsupported)
 	}
 	b, err := d.loadBitmaps(ctx)
@@ -163,13 +163,13 @@ func (x *expansion) replace(ctx context.Context, place int64, copied bool, users
 		}
 	}
 	host := place
-	if own := place != 0 && copied; !d.backing.named || !own {
+	if own := place != 0 && copied; !d.backing.Named() || !own {
 		if place != 0 {
 			for range users {
 				x.unused = append(x.unused, span{place >> d.clusterBits, 1})
 			}
 		}
-		if !d.backing.named {
+		if !d.backing.Named() {
 			return 0, nil
 		}
 		var err error

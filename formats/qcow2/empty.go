@@ -3,7 +3,6 @@ package qcow2
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/imgtool/imgtool/formats"
 )
@@ -14,7 +13,7 @@ var _ formats.Emptier = (*Device)(nil)
 func (d *Device) Empty(ctx context.Context) error {
 	return d.alone(ctx, func(ctx context.Context) error {
 		if d.rawData() {
-			return fmt.Errorf("an image with a raw data file cannot be emptied: %w", errors.ErrUnsupported)
+			return block.ErrorOf(errors.ErrUnsupported, "an image with a raw data file cannot be emptied")
 		}
 		all := func(context.Context, int64) (bool, error) { return true, nil }
 		err := d.eachSlice(ctx, 0, d.ceil(d.Size()), all, func(s *slice, off, end int64) error {

@@ -28,7 +28,7 @@ func (d *Device) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 		}
 		switch {
 		case r.kind == unallocated:
-			buf, r.len, err = d.backingExtents(ctx, buf, base, off, r.len)
+			buf, r.len, err = d.backing.Extents(ctx, off, r.len, buf, base)
 		case r.kind == plain && !d.encrypted:
 			buf, r.len, err = d.plainExtents(ctx, buf, base, off, r)
 		default:
@@ -92,7 +92,7 @@ func (d *Device) plainFile(ctx context.Context, dev block.Device) bool {
 // preallocated reports whether the image has so many clusters that the file does not hold, half of them at least, that the file should be asked for its
 // holes: what lies there is zero. With few of them, asking takes longer than reading.
 func (d *Device) preallocated(ctx context.Context) bool {
-	if d.data.named {
+	if d.data.Named() {
 		return false
 	}
 	d.counting.Do(func() {
@@ -130,28 +130,6 @@ func (d *Device) heldClusters(ctx context.Context) int64 {
 	return held >> d.clusterBits
 }
 
-// backingExtents describes a range that this image does not have, or the first part of it, and returns how long that is.
-func (d *Device) backingExtents(ctx context.Context, buf []block.Extent, base int, off, n int64) ([]block.Extent, int64, error) {
-	back, err := d.backingDevice(ctx)
-	if err != nil {
-		return buf, 0, err
-	}
-	if back == nil || off >= back.Size() {
-		return block.AppendExtent(buf, base, block.Extent{Off: off, Len: n, Flags: block.ExtZero}), n, nil
-	}
-	list, err := back.Extents(ctx, block.Map{}, off, min(n, back.Size()-off), nil)
-	if err != nil {
-		return buf, 0, err
-	}
-	for _, e := range list {
-		e.Depth++
-		e.Flags &^= block.ExtReadOnly
-		buf = block.AppendExtent(buf, base, e)
-		n = e.End() - off
-	}
-	return buf, n, nil
-}
-
 // Pin implements block.Pinner.
 func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func(), bool) {
 	no := func() (block.FileRange, func(), bool) { return block.FileRange{}, nil, false }
@@ -169,7 +147,7 @@ func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func()
 	at := r.host
 	switch r.kind {
 	case unallocated:
-		dev, err = d.backingDevice(ctx)
+		dev, err = d.backing.Device(ctx)
 		at = off
 	case plain:
 		dev, err = d.dataFile(ctx)

@@ -109,7 +109,7 @@ func (d *Device) readsZero(ctx context.Context, from, to int64) (bool, error) {
 
 // backingEnd returns where the backing image ends; 0 where there is none.
 func (d *Device) backingEnd(ctx context.Context) (int64, error) {
-	back, err := d.backingDevice(ctx)
+	back, err := d.backing.Device(ctx)
 	if back == nil || err != nil {
 		return 0, err
 	}

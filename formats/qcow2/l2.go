@@ -120,7 +120,7 @@ func (s *slice) clearWritable(i int) {
 
 // verifyPlace checks that the cluster of entry i of s, which lies at host and may be written in place, is counted once and is no table.
 func (d *Device) verifyPlace(ctx context.Context, s *slice, i int, host int64) error {
-	if d.data.named {
+	if d.data.Named() {
 		return nil
 	}
 	s.mu.RLock()
@@ -158,7 +158,7 @@ func (d *Device) update(s *slice, i int, word uint64, bitmap ondisk.SubclusterBi
 // released notes that an entry no longer points to what it did.
 func (d *Device) released(e entry) {
 	switch {
-	case d.data.named:
+	case d.data.Named():
 	case e.kind == packed:
 		off, n := ondisk.CompressedRange(e.word, d.clusterBits)
 		first := off >> d.clusterBits
@@ -171,7 +171,7 @@ func (d *Device) released(e entry) {
 // verifyOld checks that what an entry points to is counted, before it is given up.
 func (d *Device) verifyOld(ctx context.Context, e entry) error {
 	switch {
-	case d.data.named:
+	case d.data.Named():
 		return nil
 	case e.kind == packed:
 		off, n := ondisk.CompressedRange(e.word, d.clusterBits)

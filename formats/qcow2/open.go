@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"runtime"
 	"strings"
@@ -70,7 +69,7 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions, created
 func mayOpen(h *ondisk.Header, file block.Device, o formats.OpenOptions, opts *Options) error {
 	switch unknown := h.UnknownFeatures(); {
 	case len(unknown) > 0:
-		return fmt.Errorf("the image needs features that are not known here: %s: %w", strings.Join(unknown, ", "), errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "the image needs features that are not known here: %s", strings.Join(unknown, ", "))
 	case !o.Write:
 		return nil
 	case !file.Info().Caps.Write || opts.Snapshot != "":

@@ -22,7 +22,7 @@ func (d *Device) reserveSpace(ctx context.Context, size int64, p formats.Preallo
 		return err
 	}
 	old, n := dev.Size(), more
-	if d.data.named {
+	if d.data.Named() {
 		n = max(0, d.ceil(size)-old)
 	} else {
 		tables := more>>d.l1Bits + d.clusters(8*int64(d.h.L1Needed(uint64(size)))) + 2
@@ -105,7 +105,7 @@ func (d *Device) preallocateRun(ctx context.Context, s *slice, off, end int64, p
 		clusters++
 	}
 	host := off
-	if !d.data.named {
+	if !d.data.Named() {
 		var err error
 		if host, clusters, _, err = d.refs.allocate(ctx, clusters); err != nil {
 			return 0, err
@@ -113,7 +113,7 @@ func (d *Device) preallocateRun(ctx context.Context, s *slice, off, end int64, p
 	}
 	n := clusters << d.clusterBits
 	if err := d.reserve(ctx, host, n, p); err != nil {
-		if !d.data.named {
+		if !d.data.Named() {
 			d.freed.unlink(span{host >> d.clusterBits, clusters})
 		}
 		return 0, err

@@ -29,7 +29,7 @@ func (d *Device) read(ctx context.Context, p []byte, off int64) error {
 		case zero:
 			clear(q)
 		case unallocated:
-			err = d.readBacking(ctx, q, off)
+			err = d.backing.Read(ctx, q, off)
 		case plain:
 			err = d.readPlain(ctx, q, off, r.host)
 		case packed:

@@ -4,59 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
-
-// reference is another file that the image names.
-type reference struct {
-	ref   formats.Ref
-	named bool // there is one
-	write bool
-	o     formats.OpenOptions
-
-	dev     atomic.Pointer[block.Device]
-	opening sync.Mutex
-}
-
-// open opens what the image refers to.
-func (r *reference) open(ctx context.Context) (block.Device, error) {
-	if dev := r.dev.Load(); dev != nil {
-		return *dev, nil
-	}
-	r.opening.Lock()
-	defer r.opening.Unlock()
-	if dev := r.dev.Load(); dev != nil {
-		return *dev, nil
-	}
-	dev, err := r.o.Refer.Open(ctx, r.ref, r.write)
-	if err != nil {
-		return nil, err
-	}
-	r.dev.Store(&dev)
-	return dev, nil
-}
-
-// prepare says what is referred to, and opens it unless that has time.
-func (r *reference) prepare(ctx context.Context, ref formats.Ref, write bool, o formats.OpenOptions) error {
-	r.ref, r.named, r.write, r.o = ref, true, write, o
-	if o.Lazy {
-		return nil
-	}
-	_, err := r.open(ctx)
-	return err
-}
-
-func (r *reference) close() error {
-	if dev := r.dev.Swap(nil); dev != nil {
-		return (*dev).Close()
-	}
-	return nil
-}
 
 // prepareData opens the file in which the data lies, where that is not the image itself.
 func (d *Device) prepareData(ctx context.Context) error {
@@ -67,15 +19,15 @@ func (d *Device) prepareData(ctx context.Context) error {
 	if name == "" {
 		return d.corrupt("header", -1, "the data is in another file, of which the name is missing")
 	}
-	return d.data.prepare(ctx, formats.Ref{Kind: "data file", Name: name, Format: "raw", From: d.o.Name}, d.writable, d.o)
+	return d.data.Set(ctx, formats.Ref{Kind: dataFileKind, Name: name, Format: "raw", From: d.o.Name}, d.writable, d.o)
 }
 
 // dataFile returns the file in which the data lies.
 func (d *Device) dataFile(ctx context.Context) (block.Device, error) {
-	if !d.data.named {
+	if !d.data.Named() {
 		return d.file, nil
 	}
-	return d.data.open(ctx)
+	return d.data.Device(ctx)
 }
 
 // backingRef returns how the image names its backing file, and whether it does.
@@ -89,7 +41,7 @@ func (d *Device) prepareBacking(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	return d.backing.prepare(ctx, ref, false, d.o)
+	return d.backing.Set(ctx, ref, false, d.o)
 }
 
 // Backing implements formats.Backed.
@@ -107,7 +59,7 @@ func (d *Device) BackingDevice(ctx context.Context) (block.Device, error) {
 		return nil, err
 	}
 	defer d.calls.end()
-	return d.backingDevice(ctx)
+	return d.backing.Device(ctx)
 }
 
 // SetBacking implements formats.Backed.
@@ -128,29 +80,4 @@ func (d *Device) SetBacking(ctx context.Context, name, format string) error {
 		h.SetExtension(ondisk.ExtBackingFormat, data)
 		return d.setHeader(ctx, &h)
 	})
-}
-
-// backingDevice returns the backing image, or nil where there is none.
-func (d *Device) backingDevice(ctx context.Context) (block.Device, error) {
-	if !d.backing.named {
-		return nil, nil
-	}
-	return d.backing.open(ctx)
-}
-
-// readBacking reads what the backing image shows; behind its end there are zeros.
-func (d *Device) readBacking(ctx context.Context, p []byte, off int64) error {
-	back, err := d.backingDevice(ctx)
-	if err != nil {
-		return err
-	}
-	var n int64
-	if back != nil {
-		n = max(0, min(int64(len(p)), back.Size()-off))
-	}
-	clear(p[n:])
-	if n == 0 {
-		return nil
-	}
-	return back.Read(ctx, p[:n], off)
 }

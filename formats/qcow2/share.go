@@ -49,7 +49,7 @@ func (d *Device) usedBy(word uint64, at int64) (first, n int64, err error) {
 	}
 	off := int64(word & ondisk.OffsetMask)
 	switch {
-	case d.data.named || off == 0:
+	case d.data.Named() || off == 0:
 		return 0, 0, nil
 	case off&(d.clusterSize-1) != 0:
 		return 0, 0, d.corrupt("L2 table", at, "entry %#x does not lead to the beginning of a cluster", word)

@@ -63,7 +63,7 @@ func (d *Device) CreateSnapshot(ctx context.Context, name string, at time.Time) 
 func (d *Device) mayKeep(name string, list []ondisk.Snapshot) error {
 	switch {
 	case d.h.HasDataFile():
-		return fmt.Errorf("the data of the image lies in another file, which has no snapshots: %w", errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "the data of the image lies in another file, which has no snapshots")
 	case name == "":
 		return errors.New("the name of a snapshot is not empty")
 	case len(name) > maxSnapshotName:

@@ -31,7 +31,7 @@ func (d *Device) verifyReferenced(ctx context.Context) error {
 		if err := d.refs.verifyCounted(ctx, table, d.clusterSize); err != nil {
 			return err
 		}
-		if d.data.named {
+		if d.data.Named() {
 			continue
 		}
 		if err := d.file.Read(ctx, p, table); err != nil {

@@ -123,7 +123,7 @@ func (d *Device) inPlaceLocked(s *slice, off, n int64) (host, m, unknown int64, 
 		if r.kind != plain || !e.copied || m > 0 && r.host != host+m {
 			break
 		}
-		if !s.isWritable(i) && !d.data.named {
+		if !s.isWritable(i) && !d.data.Named() {
 			if m == 0 {
 				return 0, 0, e.host, nil
 			}
@@ -162,7 +162,7 @@ func (d *Device) writeData(ctx context.Context, p []byte, guest, host int64) err
 // wroteTo notes that the file with the data has something to flush.
 func (d *Device) wroteTo() {
 	flag := &d.wrote
-	if d.data.named {
+	if d.data.Named() {
 		flag = &d.wroteData
 	}
 	if !flag.Load() {
@@ -213,7 +213,7 @@ func (d *Device) writeClusters(ctx context.Context, s *slice, p []byte, off int6
 	case first.hasPlace && first.copied:
 		w.host = first.host
 		w.reused = true
-	case d.data.named:
+	case d.data.Named():
 		w.host = w.guest
 	default:
 		var got int64
@@ -226,7 +226,7 @@ func (d *Device) writeClusters(ctx context.Context, s *slice, p []byte, off int6
 	w.fresh = w.fresh && d.h.CryptMethod == ondisk.CryptNone
 	end := min(off+int64(len(p)), w.guest+int64(len(w.olds))<<d.clusterBits)
 	if err := d.fill(ctx, w, p[:end-off], off); err != nil {
-		if !w.reused && !d.data.named {
+		if !w.reused && !d.data.Named() {
 			d.freed.unlink(span{w.host >> d.clusterBits, int64(len(w.olds))})
 		}
 		return 0, err

@@ -35,12 +35,12 @@ func (d *Device) Zero(ctx context.Context, off, n int64, f block.Flags) error {
 // mustWriteZeros reports whether zeros have to be in the file: of version 2 a cluster that is not there shows the backing image, and a raw data
 // file is read without the tables.
 func (d *Device) mustWriteZeros() bool {
-	return d.h.Version < 3 && d.backing.named || d.rawData()
+	return d.h.Version < 3 && d.backing.Named() || d.rawData()
 }
 
 // rawData reports whether the data lies in another file which can be read alone.
 func (d *Device) rawData() bool {
-	return d.data.named && d.h.AutoclearFeatures&ondisk.AutoclearDataFileRaw != 0
+	return d.data.Named() && d.h.AutoclearFeatures&ondisk.AutoclearDataFileRaw != 0
 }
 
 // wholeUnits returns the range of whole subclusters in [off, end). The last one ends with the disk.
@@ -186,7 +186,7 @@ func (d *Device) zeroCluster(ctx context.Context, s *slice, off, end int64, f bl
 		return d.writeWhileLocked(ctx, s, make([]byte, end-off), off)
 	}
 	alloc, zeros := e.alloc&^units, e.zero|units
-	keep := e.hasPlace && (alloc != 0 || d.data.named || f&block.NoHole != 0 && e.copied)
+	keep := e.hasPlace && (alloc != 0 || d.data.Named() || f&block.NoHole != 0 && e.copied)
 	switch {
 	case e.kind == zero && (e.hasPlace == keep), d.extended() && e.alloc == alloc && e.zero == zeros && e.hasPlace == keep && e.kind != packed:
 		return nil // it is so already
@@ -252,7 +252,7 @@ func (d *Device) Discard(ctx context.Context, off, n int64) error {
 				}
 				changed = changed || given
 			}
-			if !d.data.named {
+			if !d.data.Named() {
 				return nil
 			}
 			if changed { // no entry in the file leads to what the data file forgets

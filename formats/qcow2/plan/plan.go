@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"sync"
 
@@ -42,7 +41,7 @@ func New(ctx context.Context, src block.Device, o formats.CreateOptions, opts Op
 }
 
 // errDataFile is what New and NewStream refuse.
-var errDataFile = fmt.Errorf("an image with a data file is two files, which cannot be written from front to back: %w", errors.ErrUnsupported)
+var errDataFile = block.ErrorOf(errors.ErrUnsupported, "an image with a data file is two files, which cannot be written from front to back")
 
 // Empty returns an image of o.Size bytes without data, preallocated as opts say; what lies in a data file is not in the plan.
 func Empty(ctx context.Context, o formats.CreateOptions, opts Options) (*segment.Plan, error) {
