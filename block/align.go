@@ -34,7 +34,7 @@ type align struct {
 	Filter
 	calls Calls
 	unit  int64
-	locks rangeLocks
+	locks RangeLocks
 }
 
 func (a *align) Info() Info {
@@ -163,7 +163,7 @@ func (a *align) change(ctx context.Context, off, n int64, f Flags, p []byte, sto
 	if err != nil {
 		return err
 	}
-	defer a.locks.unlock(lock)
+	defer a.locks.Unlock(lock)
 	first, last := a.split(off, end, size)
 	from := func(at int64) []byte {
 		if p == nil {
@@ -191,15 +191,15 @@ func (a *align) change(ctx context.Context, off, n int64, f Flags, p []byte, sto
 
 // lock keeps other writers off the units of [off, end), and returns the device's size, which stays while the lock is held. Writers of
 // whole units are let in together: they need not wait for each other, only for those that read and write back.
-func (a *align) lock(ctx context.Context, off, end int64) (lock *rangeLock, size int64, err error) {
+func (a *align) lock(ctx context.Context, off, end int64) (lock *RangeLock, size int64, err error) {
 	shared := off%a.unit == 0 && end%a.unit == 0
-	lock, err = a.locks.lock(ctx, RoundDown(off, a.unit), a.up(end, math.MaxInt64), shared)
+	lock, err = a.locks.Lock(ctx, RoundDown(off, a.unit), a.up(end, math.MaxInt64), shared)
 	if err != nil {
 		return nil, 0, err
 	}
 	size = a.Device.Size()
 	if err := CheckRange(off, end-off, size); err != nil {
-		a.locks.unlock(lock)
+		a.locks.Unlock(lock)
 		return nil, 0, err
 	}
 	return lock, size, nil
@@ -218,7 +218,7 @@ func (a *align) Discard(ctx context.Context, off, n int64) error {
 	if err != nil {
 		return err
 	}
-	defer a.locks.unlock(lock)
+	defer a.locks.Unlock(lock)
 	if first, last := a.split(off, off+n, size); first < last {
 		return a.Device.Discard(ctx, first, last-first)
 	}
@@ -267,11 +267,11 @@ func (a *align) Resize(ctx context.Context, size int64) error {
 		return err
 	}
 	defer a.calls.End()
-	lock, err := a.locks.lock(ctx, 0, math.MaxInt64, false)
+	lock, err := a.locks.Lock(ctx, 0, math.MaxInt64, false)
 	if err != nil {
 		return err
 	}
-	defer a.locks.unlock(lock)
+	defer a.locks.Unlock(lock)
 	return a.Device.Resize(ctx, size)
 }
 

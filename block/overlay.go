@@ -16,7 +16,7 @@ type Overlay struct {
 	lower, upper Device
 	size         int64
 	pages        pageSet
-	locks        rangeLocks // of pages on their way to the upper device
+	locks        RangeLocks // of pages on their way to the upper device
 }
 
 // NewOverlay returns lower with changes going to upper, or to memory where upper is nil. What upper held before does not matter.
@@ -140,11 +140,11 @@ func (o *Overlay) change(ctx context.Context, off, n int64, f Flags, p []byte, s
 		last = math.MaxInt64
 	}
 	// Bits are set under the lock and never cleared: what covers said above stays true, what it denied is asked again.
-	lock, err := o.locks.lock(ctx, RoundDown(off, pageSize), last, false)
+	lock, err := o.locks.Lock(ctx, RoundDown(off, pageSize), last, false)
 	if err != nil {
 		return err
 	}
-	defer o.locks.unlock(lock)
+	defer o.locks.Unlock(lock)
 	first, fits := RoundUp(off, pageSize)
 	if !fits || first > end {
 		first = end

@@ -6,26 +6,31 @@ import (
 	"sync"
 )
 
-// rangeLocks lets calls that touch the same bytes go one after another. Calls are served in the order in which they came, so that
+// RangeLocks lets calls that touch the same bytes go one after another. Calls are served in the order in which they came, so that
 // none starves and none can wait for each other. The zero value is ready to use.
-type rangeLocks struct {
+type RangeLocks struct {
 	mu    sync.Mutex
-	locks []*rangeLock // held and awaited, in the order of arrival
+	locks []*RangeLock // held and awaited, in the order of arrival
 }
 
-type rangeLock struct {
+// RangeLock is a lock on a range, held or awaited.
+type RangeLock struct {
 	off, end int64
 	shared   bool
-	done     chan struct{}
+	done     chan struct{} // closed when it is given up; nil as long as nobody waits for that
 }
 
-// lock waits for every earlier lock on a byte of [off, end), except where both are shared, and returns the lock to unlock.
-func (l *rangeLocks) lock(ctx context.Context, off, end int64, shared bool) (*rangeLock, error) {
-	r := &rangeLock{off: off, end: end, shared: shared, done: make(chan struct{})}
-	var before []*rangeLock
+// Lock waits for every earlier lock on a byte of [off, end), except where both are shared, and returns the lock, which is given back to Unlock.
+// It returns the context's error where that ends first.
+func (l *RangeLocks) Lock(ctx context.Context, off, end int64, shared bool) (*RangeLock, error) {
+	r := &RangeLock{off: off, end: end, shared: shared}
+	var before []*RangeLock
 	l.mu.Lock()
 	for _, o := range l.locks {
 		if o.off < end && off < o.end && !(o.shared && shared) {
+			if o.done == nil {
+				o.done = make(chan struct{})
+			}
 			before = append(before, o)
 		}
 	}
@@ -35,17 +40,20 @@ func (l *rangeLocks) lock(ctx context.Context, off, end int64, shared bool) (*ra
 		select {
 		case <-o.done:
 		case <-ctx.Done():
-			l.unlock(r)
+			l.Unlock(r)
 			return nil, ctx.Err()
 		}
 	}
 	return r, nil
 }
 
-func (l *rangeLocks) unlock(r *rangeLock) {
+// Unlock gives up a lock that Lock has returned, once.
+func (l *RangeLocks) Unlock(r *RangeLock) {
 	l.mu.Lock()
 	i := slices.Index(l.locks, r)
 	l.locks = slices.Delete(l.locks, i, i+1)
+	if r.done != nil {
+		close(r.done)
+	}
 	l.mu.Unlock()
-	close(r.done)
 }

@@ -55,7 +55,7 @@ func TestBitsetHuge(t *testing.T) {
 
 // Exclusive locks on the same byte never overlap; those on others do not wait.
 func TestRangeLocks(t *testing.T) {
-	var l rangeLocks
+	var l RangeLocks
 	var wait sync.WaitGroup
 	var bytes [64]int // each is guarded by the lock on it: the race detector watches
 	for g := range 8 {
@@ -65,7 +65,7 @@ func TestRangeLocks(t *testing.T) {
 				off := rnd.Int64N(60)
 				end := off + 1 + rnd.Int64N(4)
 				shared := rnd.IntN(2) == 0
-				r, err := l.lock(context.Background(), off, end, shared)
+				r, err := l.Lock(context.Background(), off, end, shared)
 				if err != nil {
 					t.Error(err)
 					return
@@ -77,7 +77,7 @@ func TestRangeLocks(t *testing.T) {
 						bytes[i]++
 					}
 				}
-				l.unlock(r)
+				l.Unlock(r)
 			}
 		})
 	}
@@ -88,23 +88,23 @@ func TestRangeLocks(t *testing.T) {
 }
 
 func TestRangeLocksCancel(t *testing.T) {
-	var l rangeLocks
+	var l RangeLocks
 	ctx := context.Background()
-	held, err := l.lock(ctx, 0, 10, false)
+	held, err := l.Lock(ctx, 0, 10, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	short, cancel := context.WithTimeout(ctx, time.Millisecond)
 	defer cancel()
-	if _, err := l.lock(short, 5, 15, false); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := l.Lock(short, 5, 15, false); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("waiting for a held lock: %v", err)
 	}
-	other, err := l.lock(ctx, 10, 20, false) // the one that gave up must not be in the way
+	other, err := l.Lock(ctx, 10, 20, false) // the one that gave up must not be in the way
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.unlock(other)
-	l.unlock(held)
+	l.Unlock(other)
+	l.Unlock(held)
 	if len(l.locks) != 0 {
 		t.Errorf("%d locks are left", len(l.locks))
 	}

@@ -45,7 +45,7 @@ type Device struct {
 
 	// What follows serves writing.
 	refs      *refcounts
-	locks     rangeLocks // of clusters of the disk whose entries change
+	locks     block.RangeLocks // of clusters of the disk whose entries change
 	freed     freed
 	l1mu      sync.Mutex
 	l1Dirty   map[int64]bool // sectors of the L1 table that have changed, under l1mu

@@ -175,11 +175,11 @@ func (d *Device) writeNew(ctx context.Context, p []byte, off int64) error {
 	if err := d.broken(); err != nil {
 		return err
 	}
-	lock, err := d.locks.lock(ctx, d.floor(off), d.ceil(off+int64(len(p))))
+	lock, err := d.locks.Lock(ctx, d.floor(off), d.ceil(off+int64(len(p))), false)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Unlock(lock)
 	s, err := d.ownSlice(ctx, off)
 	if err != nil {
 		return err

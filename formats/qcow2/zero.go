@@ -148,11 +148,11 @@ func (d *Device) inSlice(ctx context.Context, off, end int64, do func(s *slice, 
 	if err := d.broken(); err != nil {
 		return err
 	}
-	lock, err := d.locks.lock(ctx, d.floor(off), d.ceil(end))
+	lock, err := d.locks.Lock(ctx, d.floor(off), d.ceil(end), false)
 	if err != nil {
 		return err
 	}
-	defer d.locks.unlock(lock)
+	defer d.locks.Unlock(lock)
 	s, err := d.ownSlice(ctx, off)
 	if err != nil {
 		return err
