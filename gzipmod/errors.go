@@ -24,8 +24,8 @@ var (
 	// ErrCompressed: the range lies in a compressed part of the image and cannot be changed.
 	ErrCompressed = errors.New("the range is compressed; only kept ranges can be changed")
 	// errNoMark: a file that cannot be changed safely.
-	errNoMark = block.WithHint(fmt.Errorf("it cannot be changed in place, since there is no place beside it for the mark of an unfinished change: %w",
-		errors.ErrUnsupported), "only images in regular files can be changed: copy it to one")
+	errNoMark = block.WithHint(block.ErrorOf(errors.ErrUnsupported,
+		"it cannot be changed in place, since there is no place beside it for the mark of an unfinished change"), "only images in regular files can be changed: copy it to one")
 )
 
 // compressedError refuses a write. It is ErrCompressed and block.ErrReadOnly.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,13 @@ type bitmapping struct {
 type bitmapAction struct {
 	name   string
 	source string // of merge: a bitmap
+}
+
+// bitmapInfo is what was done, in JSON.
+type bitmapInfo struct {
+	Filename string   `json:"filename"`
+	Bitmap   string   `json:"bitmap"`
+	Actions  []string `json:"actions"` // in the order in which they were done
 }
 
 func newBitmap(a *app) *cobra.Command {
@@ -113,7 +121,9 @@ func (v *bitmapping) checkUse() error {
 
 func (v *bitmapping) run(ctx context.Context, image, bitmap string) error {
 	v.from.lazy = true
-	return v.change(ctx, image, v.from, func(img *chain.Image) error {
+	info := bitmapInfo{Bitmap: bitmap}
+	err := v.change(ctx, image, v.from, func(img *chain.Image) error {
+		info.Filename = img.Name()
 		keeper, err := feature[formats.BitmapKeeper](img, "keeps no bitmaps")
 		if err != nil {
 			return err
@@ -128,12 +138,21 @@ func (v *bitmapping) run(ctx context.Context, image, bitmap string) error {
 			from = source.Device
 		}
 		for _, a := range v.actions {
-			if err := v.do(ctx, keeper, a, bitmap, from); err != nil {
+			err := v.do(ctx, keeper, a, bitmap, from)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = block.WithHint(err, "imgtool info shows the bitmaps there are")
+			}
+			if err != nil {
 				return fmt.Errorf("%s bitmap %q: %w", a.name, bitmap, err)
 			}
+			info.Actions = append(info.Actions, a.name)
 		}
 		return nil
 	})
+	if err == nil && v.json {
+		return v.printJSON(info)
+	}
+	return err
 }
 
 // do does one thing.

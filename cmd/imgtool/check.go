@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
 )
@@ -95,7 +96,7 @@ func (a *app) checkImage(ctx context.Context, image string, from reading, repair
 	}
 	defer b.Close()
 	if b.Driver.Check == nil {
-		return &codeError{checkUnsupported, &chain.Error{Name: b.Name(), Err: fmt.Errorf("format %s has no check: %w", b.Format(), errors.ErrUnsupported)}}
+		return &codeError{checkUnsupported, &chain.Error{Name: b.Name(), Err: block.ErrorOf(errors.ErrUnsupported, "format %s has no check", b.Format())}}
 	}
 	r, problems, err := a.checkTwice(ctx, b, repair)
 	if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
@@ -195,5 +194,5 @@ func findSnapshot(list []formats.Snapshot, text string) (string, error) {
 			return s.ID, nil
 		}
 	}
-	return "", fmt.Errorf("snapshot %q: %w", text, fs.ErrNotExist)
+	return "", noSnapshot(text, fs.ErrNotExist)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,7 +70,7 @@ func (v *measuring) run(c *cobra.Command, args []string) error {
 		return err
 	}
 	if driver.Measure == nil {
-		return fmt.Errorf("how long an image of format %s gets is known only after writing it: %w", driver.Name, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "how long an image of format %s gets is known only after writing it", driver.Name)
 	}
 	m, err := v.measure(c.Context(), driver, values, strings.Join(args, ""))
 	if err != nil {

@@ -127,13 +127,13 @@ func (v *resizing) resize(ctx context.Context, img *chain.Image, size int64) err
 	case img.Format() != raw.Name && size%sectorSize != 0:
 		return fmt.Errorf("%d bytes: %w", size, errNotSectors)
 	case !dev.Info().Caps.Resize:
-		return fmt.Errorf("it cannot be resized: %w", errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "it cannot be resized")
 	case alloc == formats.PreallocOff:
 		return dev.Resize(ctx, size)
 	}
 	p, ok := block.As[formats.Preallocator](dev)
 	if !ok {
-		return fmt.Errorf("preallocation %s: %w", alloc, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "--preallocation=%s: what format %s grows by cannot be preallocated", alloc, img.Format())
 	}
 	return p.ResizePreallocated(ctx, size, alloc)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
 )
@@ -147,10 +148,10 @@ func deleteNamed(ctx context.Context, keeper formats.Snapshotter, name string) e
 	return fs.ErrNotExist
 }
 
-// noSnapshot says which snapshot there is not.
+// noSnapshot says which snapshot there is not, and passes on other errors.
 func noSnapshot(name string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("snapshot %q: %w", name, fs.ErrNotExist)
+		return block.WithHint(block.ErrorOf(fs.ErrNotExist, "there is no snapshot %q", name), "imgtool snapshot -l lists those there are")
 	}
 	return err
 }

@@ -103,7 +103,7 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions) (block.
 	return d, nil
 }
 
-var errEncrypted = fmt.Errorf("the image is encrypted with AES: %w", errors.ErrUnsupported)
+var errEncrypted = block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with AES, which this version does not read")
 
 // readHeader reads the header and checks it.
 func readHeader(ctx context.Context, file block.Device) (*header, error) {

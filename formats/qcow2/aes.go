@@ -18,7 +18,7 @@ import (
 func (d *Device) prepareCrypt(_ context.Context, opts *Options) error {
 	switch d.h.CryptMethod {
 	case ondisk.CryptLUKS:
-		return block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with LUKS")
+		return block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with LUKS, which this version does not read")
 	case ondisk.CryptAES:
 		if d.writable {
 			return block.ErrorOf(errors.ErrUnsupported, "the image is encrypted with AES in CBC mode, which is not safe: it can only be read")

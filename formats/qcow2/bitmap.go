@@ -141,7 +141,7 @@ func (b *bitmaps) find(name string) (*bitmap, error) {
 			return m, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no such bitmap: %w", fs.ErrNotExist)
+	return nil, block.ErrorOf(fs.ErrNotExist, "there is no bitmap %q", name)
 }
 
 // findUsable returns it, where its bits are what they should be.
@@ -255,7 +255,7 @@ func (b *bitmaps) mayAdd(name string, granularity int64) error {
 	case len(name) > ondisk.MaxNameLen:
 		return fmt.Errorf("the name of the bitmap has %d bytes, and at most %d are possible", len(name), ondisk.MaxNameLen)
 	case err == nil:
-		return fmt.Errorf("there is a bitmap of this name already: %w", fs.ErrExist)
+		return block.ErrorOf(fs.ErrExist, "there is a bitmap of this name already")
 	case granularity < 1<<ondisk.MinBitmapGranularityBits || granularity > 1<<ondisk.MaxBitmapGranularityBits || granularity&(granularity-1) != 0:
 		return fmt.Errorf("the granularity is %d, and has to be a power of two from %d to %d", granularity,
 			int64(1)<<ondisk.MinBitmapGranularityBits, int64(1)<<ondisk.MaxBitmapGranularityBits)

@@ -21,7 +21,7 @@ func (d *Device) bitmapExtents(ctx context.Context, name string, off, n int64, b
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, err := b.find(name); err != nil {
-		return buf, block.ErrorOf(errors.ErrUnsupported, "bitmap %q: %w", name, err)
+		return buf, block.ErrorOf(errors.ErrUnsupported, "%w", err)
 	}
 	m, err := b.findUsable(name)
 	if err == nil && len(m.pages) > 0 {

@@ -52,7 +52,7 @@ func createImage(ctx context.Context, s formats.Store, o formats.CreateOptions) 
 		return nil, err
 	}
 	if o.Compress {
-		return nil, fmt.Errorf("to compress an image that is written at any place is %w", errors.ErrUnsupported)
+		return nil, block.ErrorOf(errors.ErrUnsupported, "an image that is written at any place is not compressed")
 	}
 	p, err := plan.Empty(ctx, o, opts)
 	if err != nil {

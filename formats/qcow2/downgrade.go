@@ -22,7 +22,7 @@ func (d *Device) mayDowngrade(ctx context.Context, size int64) error {
 	case h.CryptMethod == ondisk.CryptLUKS:
 		return refuse("encryption with LUKS")
 	case h.CryptMethod != ondisk.CryptNone && d.backing.Named():
-		return fmt.Errorf("an encrypted image with a backing file cannot get version 2: %w", errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "an encrypted image with a backing file cannot get version 2")
 	}
 	b, err := d.loadBitmaps(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func (d *Device) mayDowngrade(ctx context.Context, size int64) error {
 			return fmt.Errorf("version 2 does not keep the size of the disk with a snapshot, and snapshot %q has another one", s.Name)
 		}
 		if tables += 8 * int64(s.L1Size); tables > maxSnapshotL1 {
-			return fmt.Errorf("the L1 tables of the snapshots have more than %d bytes: %w", maxSnapshotL1, errors.ErrUnsupported)
+			return block.ErrorOf(errors.ErrUnsupported, "the L1 tables of the snapshots have more than %d bytes", maxSnapshotL1)
 		}
 	}
 	if d.h.CompressionType == ondisk.CompressionZlib {

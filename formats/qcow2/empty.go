@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
 )
 

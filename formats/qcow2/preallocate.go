@@ -73,7 +73,7 @@ func (d *Device) preallocate(ctx context.Context, off int64, p formats.Prealloca
 		return fmt.Errorf("preallocation=%s is not known", p)
 	}
 	if d.h.CryptMethod != ondisk.CryptNone {
-		return fmt.Errorf("preallocation=%s of an encrypted image: %w", p, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "preallocation=%s: an encrypted image is not preallocated", p)
 	}
 	never := func(context.Context, int64) (bool, error) { return false, nil }
 	return d.eachSlice(ctx, d.ceil(off), d.ceil(d.Size()), never, func(s *slice, off, end int64) error {

@@ -69,7 +69,7 @@ func (d *Device) SetBacking(ctx context.Context, name, format string) error {
 		case len(name) > ondisk.MaxNameLen:
 			return fmt.Errorf("the name of the backing file has %d bytes, and at most %d are possible", len(name), ondisk.MaxNameLen)
 		case name != "" && d.rawData():
-			return fmt.Errorf("an image with a raw data file cannot have a backing file: %w", errors.ErrUnsupported)
+			return block.ErrorOf(errors.ErrUnsupported, "an image with a raw data file cannot have a backing file")
 		}
 		h := *d.h
 		h.BackingFile = name

@@ -2,9 +2,9 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 
+	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats/qcow2/ondisk"
 )
 
@@ -57,5 +57,5 @@ func (d *Device) findSnapshot(ctx context.Context, idOrName string) (ondisk.Snap
 			return s, nil
 		}
 	}
-	return ondisk.Snapshot{}, fmt.Errorf("snapshot %q: %w", idOrName, fs.ErrNotExist)
+	return ondisk.Snapshot{}, block.ErrorOf(fs.ErrNotExist, "there is no snapshot %q", idOrName)
 }

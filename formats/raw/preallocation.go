@@ -3,7 +3,6 @@ package raw
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/formats"
@@ -26,10 +25,10 @@ func (d *device) ResizePreallocated(ctx context.Context, size int64, p formats.P
 		return d.Resize(ctx, size)
 	case formats.PreallocFalloc, formats.PreallocFull:
 	default:
-		return fmt.Errorf("preallocation=%s of a raw image: %w", p, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "preallocation=%s: a raw image has no metadata", p)
 	}
 	if size < old {
-		return fmt.Errorf("preallocation=%s: %d bytes are less than the %d there are: %w", p, size, old, errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "preallocation=%s: %d bytes are less than the %d there are", p, size, old)
 	}
 	if err := d.Resize(ctx, size); err != nil {
 		return err

@@ -76,7 +76,7 @@ func onDisk(dev block.Device, size int64, p formats.Preallocation) (block.Device
 		return nil, fmt.Errorf("the target has %d bytes, the image %d", dev.Size(), size)
 	}
 	if p != formats.PreallocOff {
-		return nil, fmt.Errorf("preallocation=%s: only files are preallocated: %w", p, errors.ErrUnsupported)
+		return nil, block.ErrorOf(errors.ErrUnsupported, "preallocation=%s: only files are preallocated", p)
 	}
 	w, err := block.NewWindow(dev, 0, size)
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 // o.OneWay gives errors.ErrUnsupported. The plan is written once, and ctx bounds its reading of src.
 func NewStream(ctx context.Context, src block.Stream, o formats.CreateOptions, opts Options) (*segment.Plan, error) {
 	if o.OneWay {
-		return nil, block.WithHint(fmt.Errorf("the image begins with what is known when its source has ended: from a pipe to a pipe is %w",
-			errors.ErrUnsupported), "save the source, or the image, to a file")
+		return nil, block.WithHint(block.ErrorOf(errors.ErrUnsupported,
+			"the image begins with what is known when its source has ended: it is not written from a pipe to a pipe"), "save the source, or the image, to a file")
 	}
 	size, known := src.Size()
 	if !known || o.Size > size {
