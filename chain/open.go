@@ -24,6 +24,16 @@ const maxSniffed = 8
 // opened. Every other error is an *Error that names the source, here and in the methods of the device or the stream, and wraps what the layers
 // return. ctx bounds the opening, and all reading of a Stream.
 func Open(ctx context.Context, text string, o Options) (*Image, error) {
+	img, err := openText(ctx, text, o)
+	if errors.As(err, new(*UsageError)) && strings.Contains(text, betweenLayers) {
+		if _, e := os.Lstat(text); e == nil {
+			return nil, block.WithHint(err, fmt.Sprintf("a :: in a name is written \\::, the file of this name as '%s'", escape(text, betweenLayers)))
+		}
+	}
+	return img, err
+}
+
+func openText(ctx context.Context, text string, o Options) (*Image, error) {
 	spec, err := Parse(text)
 	if err != nil {
 		return nil, err

@@ -56,6 +56,9 @@ func (a *app) execute(ctx context.Context, qemu bool) error {
 	}
 	root := newRoot(a)
 	root.SetArgs(a.args)
+	if c, _, err := root.Find(a.args); err == nil && c.Name() == "resize" {
+		root.SetArgs(negativeLast(a.args))
+	}
 	err := root.ExecuteContext(ctx)
 	if a.percent != nil {
 		a.percent.end(err)

@@ -85,9 +85,7 @@ func feature[T any](img *chain.Image, what string) (T, error) {
 // lackError says that a format has not what a command needs.
 type lackError struct{ format, what string }
 
-func (e *lackError) Error() string {
-	return fmt.Sprintf("format %s %s: %v", e.format, e.what, errors.ErrUnsupported)
-}
+func (e *lackError) Error() string { return fmt.Sprintf("format %s %s", e.format, e.what) }
 func (e *lackError) Unwrap() error { return errors.ErrUnsupported }
 
 // gate returns what decides whether references may be followed.

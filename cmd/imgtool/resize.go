@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,12 +46,12 @@ func newResize(a *app) *cobra.Command {
 		Use:   "resize [flags] IMAGE [+-]SIZE",
 		Short: "Make the disk in an image longer or shorter",
 		Long: `Make the disk in an image longer or shorter, in place. What is new reads as zero; partitions and file systems stay as they are, and a
-file system has to be made smaller before the disk is. -- stands before a SIZE with a minus.
+file system has to be made smaller before the disk is.
 
 Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrupt.`,
 		Example: `  imgtool resize disk.qcow2 40G
   imgtool resize disk.qcow2 +10G
-  imgtool resize --shrink -f raw disk.img -- -1G`,
+  imgtool resize --shrink -f raw disk.img -1G`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			sign, n, err := parseChange(args[1])
@@ -69,6 +70,15 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 	c.Flags().StringVar(&v.alloc, "preallocation", string(formats.PreallocOff), "how new bytes are allocated: off, metadata, falloc or full")
 	c.Flags().BoolVar(&v.shrink, "shrink", false, "make it shorter: what lies after the new end is lost")
 	return c
+}
+
+// negativeLast returns arguments in which a SIZE with a minus stands behind --, so that it is not taken for a flag.
+func negativeLast(args []string) []string {
+	i := slices.IndexFunc(args, func(s string) bool { return s == "--" || len(s) > 1 && s[0] == '-' && '0' <= s[1] && s[1] <= '9' })
+	if i < 0 || args[i] == "--" {
+		return args
+	}
+	return slices.Concat(args[:i], args[i+1:], []string{"--", args[i]})
 }
 
 // parseChange reads a size that may have a sign: then it is a difference.
