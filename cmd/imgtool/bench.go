@@ -99,8 +99,11 @@ func (b *benchmark) run(ctx context.Context, text string) error {
 	if b.write {
 		kind = "write"
 	}
-	if !b.json && !b.quiet {
+	if !b.json && (!b.quiet || b.qemu != nil) {
 		b.printf("Sending %d %s requests, %d bytes each, %d in parallel (starting at offset %d, step size %d)", b.count, kind, b.request, b.depth, b.offset, step)
+	}
+	if b.qemu != nil && b.flush > 0 {
+		b.printf("Sending flush every %d requests", b.flush)
 	}
 	start := time.Now()
 	err = b.drive(ctx, img.Device, step)

@@ -139,7 +139,7 @@ func steady(text []byte) string {
 
 // unsteady are lines that say what a file occupies; that qemu-img restricts writing to raw images which it has found by their bytes, as imgtool does not;
 // and which problems a check has found one by one, for which both have their own words, while their numbers are the same.
-var unsteady = regexp.MustCompile(`^(disk size: |WARNING: Image format|         |ERROR |Leaked |Repairing |Rebuilding )`)
+var unsteady = regexp.MustCompile(`^(disk size: |WARNING: Image format|Run completed in |         |ERROR |Leaked |Repairing |Rebuilding )`)
 
 // progressText is how far something is, which depends on the steps that are taken.
 var progressText = regexp.MustCompile(` *\([0-9.]+/100%\)\r`)
@@ -244,7 +244,8 @@ func callsOfPeople() (calls []qemuCall) {
 	}
 	for _, line := range []string{
 		"check base.qcow2", "check over.qcow2", "check raw.img", "check --repair=all base.qcow2", "check comp.qcow2",
-		"map -s 64k -l 1M top.qcow2", "map --output=json --start-offset=64k --max-length=64k top.qcow2", "map --output=json --start-offset=1M raw.img",
+		"map -s 64k -l 1M top.qcow2", "bench -c 20 base.qcow2", "bench -q -U -c 10 -d 2 -s 64k -S 128k -o 1M -f qcow2 base.qcow2",
+		"bench -w -c 20 -d 2 --flush-interval=5 --no-drain -i threads -t writeback base.qcow2", "bench -c 3 --pattern 3 raw.img", "map --output=json --start-offset=64k --max-length=64k top.qcow2", "map --output=json --start-offset=1M raw.img",
 		"compare base.qcow2 base.qcow2", "compare -q base.qcow2 other.qcow2", "compare base.qcow2 over.qcow2", "compare -s base.qcow2 other.qcow2",
 		"compare -p base.qcow2 comp.qcow2", "compare -f raw -F qcow2 raw.img base.qcow2", "compare base.qcow2 absent",
 		"measure --size 1G", "measure --size 1G -O qcow2", "measure --output=json --size 1T -O qcow2 -o cluster_size=2M",
@@ -284,7 +285,7 @@ func callsOfPeople() (calls []qemuCall) {
 		"bitmap --add base.qcow2 b", "bitmap --add --disable -g 32k base.qcow2 b", "bitmap --remove bits.qcow2 b0", "bitmap --clear --enable bits.qcow2 b1",
 		"bitmap --merge b1 bits.qcow2 b0", "bitmap --add --merge b0 -b bits.qcow2 -F qcow2 snap.qcow2 x", "bitmap --disable bits.qcow2 b0",
 		"amend -o compat=1.1 v2.qcow2", "amend -o compat=0.10 base.qcow2", "amend -o lazy_refcounts=on base.qcow2", "amend -f qcow2 -p -o refcount_bits=64 snap.qcow2",
-		"amend -o size=20M base.qcow2", "check -r all leak.qcow2", "check -r leaks leak.qcow2", "check -q -r all bad.qcow2",
+		"amend -o size=20M base.qcow2", "bench -w -c 10 -d 1 -s 64k --pattern=0x41 base.qcow2", "check -r all leak.qcow2", "check -r leaks leak.qcow2", "check -q -r all bad.qcow2",
 	} {
 		var made []string
 		for _, word := range fields(line)[1:] {
@@ -300,7 +301,7 @@ func callsOfPeople() (calls []qemuCall) {
 // mistakenCalls fail once an image is looked at. What is wrong before that is tried in package qemuimg.
 func mistakenCalls() (calls []qemuCall) {
 	for _, line := range []string{
-		"info absent", "info file:absent", "info folder", "info -f qcow2 raw.img", "info -f qcow2 file:raw.img", "info raw.img/x",
+		"info absent", "bench absent", "bench -c 3 -f qcow2 raw.img", "info file:absent", "info folder", "info -f qcow2 raw.img", "info -f qcow2 file:raw.img", "info raw.img/x",
 		`info 'json:{"driver":"qcow2","file":{"driver":"file","filename":"absent"}}'`, "info --backing-chain orphan.qcow2",
 		"check absent", "check -f qcow2 raw.img", "check raw.img", "check --output=json raw.img", "check bad.qcow2", "check leak.qcow2", "check -q leak.qcow2",
 		"map absent", "map orphan.qcow2", "map comp.qcow2", "compare absent raw.img", "compare raw.img absent", "compare -f qcow2 raw.img raw.img",

@@ -69,9 +69,6 @@ func Parse(args []string, registry formats.Registry) (*Call, error) {
 	}
 	list := commands()
 	i := slices.IndexFunc(list, func(k command) bool { return k.name == rest[0] })
-	if i < 0 && rest[0] == "bench" {
-		return c, wrong("bench is not supported")
-	}
 	if i < 0 {
 		return c, misused("Command not found: %s", rest[0])
 	}

@@ -103,7 +103,6 @@ func TestParse(t *testing.T) {
 		{"convert --image-opts --target-image-opts -n driver=raw,file.filename=a driver=qcow2,file.filename=b",
 			"convert --format=raw --output-format=qcow2 --no-create -- a b"},
 		{"--trace x info a", "--trace is not supported: imgtool has no trace events"},
-		{"bench a", "bench is not supported"},
 		{`info json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}`,
 			`Could not open 'json:{"driver":"qcow2","file":{"driver":"nbd","host":"h"}}': Unknown driver 'nbd'`},
 		{"convert -l snapshot.id=1,snapshot.name=b a b", "convert --output-format=raw --snapshot=snapshot.id=1,snapshot.name=b -- a b"},

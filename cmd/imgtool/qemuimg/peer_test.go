@@ -72,6 +72,21 @@ info --object secret,id=s,data=x --object secret,id=s,data=x a.raw
 check
 check a.raw b.raw
 check -r foo a.qcow2
+bench
+bench a.raw b.raw
+bench -c x a.raw
+bench -c 1k a.raw
+bench -d -1 a.raw
+bench --pattern 300 a.raw
+bench -w --flush-interval=x a.raw
+bench --flush-interval=10 a.raw
+bench -w --flush-interval=2 a.raw
+bench -i foo a.raw
+bench -t foo a.raw
+bench -s 1T a.raw
+bench -o -1 a.raw
+bench -S x a.raw
+bench --image-opts -f raw a.raw
 check --f qcow2 a.qcow2
 check --output=x a.qcow2
 check -T foo a.qcow2

@@ -56,6 +56,17 @@ const (
 	granularity    = "granularity"
 	sourceFile     = "source-file"
 	sourceFormat   = "source-format"
+	count          = "count"
+	depth          = "depth"
+	flushInterval  = "flush-interval"
+	aio            = "aio"
+	native         = "native"
+	noDrain        = "no-drain"
+	offset         = "offset"
+	bytePattern    = "pattern"
+	bufferSize     = "buffer-size"
+	stepSize       = "step-size"
+	write          = "write"
 )
 
 // command is a command of qemu-img.
@@ -92,6 +103,11 @@ func commands() []command {
 	)
 	return []command{
 		{"amend", "filename", []option{helpFlag, objects, imgOpts, progFlag, quietFlag, fmtShort, cacheOpt, {force, 0, "force", ""}, formatOpts}, buildAmend},
+		{"bench", "filename", []option{
+			helpFlag, {count, 'c', "", "count"}, {depth, 'd', "", "depth"}, fmtShort, {flushInterval, 0, "flush-interval", "flush_interval"}, {aio, 'i', "", "aio"},
+			{native, 'n', "", ""}, {noDrain, 0, "no-drain", ""}, {offset, 'o', "", "offset"}, {bytePattern, 0, "pattern", "pattern"}, quietFlag,
+			{bufferSize, 's', "", "buffer_size"}, {stepSize, 'S', "", "step_size"}, cacheOpt, {write, 'w', "", ""}, imgOpts, shareFlag,
+		}, buildBench},
 		{"bitmap", "filename bitmap", []option{
 			helpFlag, {merge, 0, "merge", "source"}, {add, 0, "add", ""}, {remove, 0, "remove", ""}, {clearBits, 0, "clear", ""}, {enable, 0, "enable", ""},
 			{disable, 0, "disable", ""}, {sourceFile, 'b', "source-file", "source_file"}, {sourceFormat, 'F', "source-format", "source_fmt"},
