@@ -31,6 +31,8 @@ type mapping struct {
 	from   reading
 	start  size
 	length size // -1 for all
+
+	view func(block.Extent) block.Extent // changes extents before neighbours are joined; nil for none
 }
 
 func newMap(a *app) *cobra.Command {
@@ -80,13 +82,15 @@ func (v *mapping) eachExtent(ctx context.Context, d block.Device, f func(block.E
 			return err
 		}
 		for _, e := range batch {
+			if off = e.End(); v.view != nil {
+				e = v.view(e)
+			}
 			joined = block.AppendExtent(joined, 0, e)
 			for ; len(joined) > 1; joined = joined[1:] {
 				if err := f(joined[0]); err != nil {
 					return err
 				}
 			}
-			off = e.End()
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -101,10 +105,10 @@ func (v *mapping) eachExtent(ctx context.Context, d block.Device, f func(block.E
 }
 
 func (v *mapping) printAsJSON(ctx context.Context, img *chain.Image) error {
-	raws := rawLevels(ctx, img)
+	levels := levelsOf(ctx, img)
 	sep := "["
 	err := v.eachExtent(ctx, img.Device, func(e block.Extent) error {
-		line, err := json.Marshal(entry(e, e.Depth < len(raws) && raws[e.Depth]))
+		line, err := json.Marshal(entry(e, levels.isRaw(e)))
 		fmt.Fprintf(v.out, "%s%s", sep, line)
 		sep = ",\n"
 		return err
@@ -116,15 +120,31 @@ func (v *mapping) printAsJSON(ctx context.Context, img *chain.Image) error {
 	return err
 }
 
-// rawLevels returns of the image and of those below it whether they are raw.
-func rawLevels(ctx context.Context, img *chain.Image) []bool {
-	levels := []bool{img.Format() == raw.Name}
+// level is an image of a chain of backing files.
+type level struct {
+	raw  bool
+	path string // "" for none
+}
+
+// levels are an image and those below it.
+type levels []level
+
+// isRaw reports whether the image that has an extent is raw.
+func (l levels) isRaw(e block.Extent) bool { return e.Depth < len(l) && l[e.Depth].raw }
+
+// levelsOf returns an image and those below it.
+func levelsOf(ctx context.Context, img *chain.Image) levels {
+	list := levels{{img.Format() == raw.Name, img.Path}}
 	for dev := img.Device; ; {
-		_, below, err := backingOf(ctx, dev)
+		ref, below, err := backingOf(ctx, dev)
 		if err != nil || below == nil { // what cannot be opened says so when it is asked for extents
-			return levels
+			return list
 		}
-		levels = append(levels, below.Info().Format == raw.Name)
+		path, err := chain.Path(ref)
+		if err != nil {
+			path = ""
+		}
+		list = append(list, level{below.Info().Format == raw.Name, path})
 		dev = below
 	}
 }

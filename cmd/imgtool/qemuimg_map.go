@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
@@ -15,8 +16,9 @@ var errNotPlain = errors.New("the file contains external, encrypted or compresse
 
 // printQemuMap prints a map as qemu-img does.
 func (v *mapping) printQemuMap(ctx context.Context, img *chain.Image) error {
-	holes := holeFinder{}
+	holes := newHoleFinder(levelsOf(ctx, img))
 	defer holes.close()
+	v.view = holes.view
 	if v.json {
 		return v.printQemuMapJSON(ctx, img, holes)
 	}
@@ -41,12 +43,12 @@ func cHex(n int64) string {
 	return fmt.Sprintf("%#x", n)
 }
 
-func (v *mapping) printQemuMapJSON(ctx context.Context, img *chain.Image, holes holeFinder) error {
-	raws := rawLevels(ctx, img)
+func (v *mapping) printQemuMapJSON(ctx context.Context, img *chain.Image, holes *holeFinder) error {
 	sep := "["
 	err := v.eachExtent(ctx, img.Device, func(e block.Extent) error {
 		return holes.split(ctx, e, func(e block.Extent, zero bool) {
-			m := entry(e, e.Depth < len(raws) && raws[e.Depth])
+			m := entry(e, holes.levels.isRaw(e))
+			m.Data = m.Data || holes.isHole(e)
 			fmt.Fprintf(v.out, `%s{ "start": %d, "length": %d, "depth": %d, "present": %t, "zero": %t, "data": %t`, sep, m.Start, m.Length, m.Depth, m.Present, zero, m.Data)
 			if m.Offset != nil {
 				fmt.Fprintf(v.out, `, "offset": %d`, *m.Offset)
@@ -62,20 +64,63 @@ func (v *mapping) printQemuMapJSON(ctx context.Context, img *chain.Image, holes 
 	return err
 }
 
-// holeFinder holds the files in which images have their data: where one has a hole, qemu-img says that the data is zero.
-type holeFinder map[string]*file.Device
+// holeFinder finds the holes of files in which images have their data. qemu-img looks at those of images of which the file holds much less than it is long:
+// in them clusters are allocated that nobody has written, and they are zero. Elsewhere an allocated cluster is data.
+type holeFinder struct {
+	levels levels
+	hollow []bool                  // of the levels, whether holes are looked at
+	files  map[string]*file.Device // by their names; nil for those that cannot be opened
+}
+
+func newHoleFinder(levels levels) *holeFinder {
+	h := &holeFinder{levels: levels, files: map[string]*file.Device{}}
+	for _, l := range levels {
+		const unit = 64 << 10 // of a cluster mostly; what qemu-img counts are clusters
+		st, err := os.Stat(l.path)
+		held := actualSize(l.path)
+		h.hollow = append(h.hollow, err == nil && !l.raw && held != nil && st.Size() >= max(*held/9*10, *held+2*unit))
+	}
+	return h
+}
+
+// looks reports whether the holes of the file count that has an extent.
+func (h *holeFinder) looks(e block.Extent) bool { return e.Depth < len(h.hollow) && h.hollow[e.Depth] }
+
+// open returns the file of this name, or nil.
+func (h *holeFinder) open(ctx context.Context, name string) *file.Device {
+	d, known := h.files[name]
+	if known {
+		return d
+	}
+	d, err := file.Open(ctx, name, file.Options{NoLock: true})
+	if err != nil {
+		d = nil
+	}
+	h.files[name] = d
+	return d
+}
+
+// view makes data of clusters that are holes of a file which is not looked at.
+func (h *holeFinder) view(e block.Extent) block.Extent {
+	if h.isHole(e) && !h.looks(e) {
+		e.Flags &^= block.ExtZero
+	}
+	return e
+}
+
+// isHole reports whether an extent is a hole of the file behind a cluster that is allocated. In a raw image it would be no cluster.
+func (h *holeFinder) isHole(e block.Extent) bool {
+	const both = block.ExtAlloc | block.ExtZero
+	return e.Flags&both == both && e.Node != "" && !h.levels.isRaw(e)
+}
 
 // split calls f for the parts of an extent, and says of each whether it is zero. What a file does not tell is data.
-func (h holeFinder) split(ctx context.Context, e block.Extent, f func(e block.Extent, zero bool)) error {
-	d := h[e.Node]
-	if d == nil && e.Node != "" && e.Flags&block.ExtZero == 0 {
-		var err error
-		if d, err = file.Open(ctx, e.Node, file.Options{NoLock: true}); err != nil {
-			d = nil
-		}
-		h[e.Node] = d
+func (h *holeFinder) split(ctx context.Context, e block.Extent, f func(e block.Extent, zero bool)) error {
+	var d *file.Device
+	if e.Flags&block.ExtZero == 0 && e.Node != "" && h.looks(e) {
+		d = h.open(ctx, e.Node)
 	}
-	if d == nil || e.Flags&block.ExtZero != 0 {
+	if d == nil {
 		f(e, e.Flags&block.ExtZero != 0)
 		return nil
 	}
@@ -97,8 +142,8 @@ func (h holeFinder) split(ctx context.Context, e block.Extent, f func(e block.Ex
 	return nil
 }
 
-func (h holeFinder) close() {
-	for _, d := range h {
+func (h *holeFinder) close() {
+	for _, d := range h.files {
 		if d != nil {
 			_ = d.Close() // it was only read
 		}
