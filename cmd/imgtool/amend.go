@@ -13,6 +13,12 @@ import (
 	"github.com/imgtool/imgtool/formats"
 )
 
+// amendInfo is what was done, in JSON.
+type amendInfo struct {
+	Filename string            `json:"filename"`
+	Options  map[string]string `json:"options"` // that were given
+}
+
 func newAmend(a *app) *cobra.Command {
 	var from reading
 	var options []string
@@ -47,7 +53,9 @@ func (a *app) amend(ctx context.Context, image string, from reading, values map[
 		return a.amendHelp(ctx, image, from)
 	}
 	from.lazy = true
-	return a.change(ctx, image, from, func(img *chain.Image) error {
+	info := amendInfo{Options: values}
+	err := a.change(ctx, image, from, func(img *chain.Image) error {
+		info.Filename = img.Name()
 		d, err := feature[formats.Amender](img, "cannot be amended")
 		if err != nil {
 			return err
@@ -57,6 +65,10 @@ func (a *app) amend(ctx context.Context, image string, from reading, values map[
 		}
 		return d.Amend(ctx, values)
 	})
+	if err == nil && a.json {
+		return a.printJSON(info)
+	}
+	return err
 }
 
 // newOnlyError says that only new images can have an option of their format.

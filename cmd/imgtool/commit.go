@@ -162,7 +162,7 @@ func (v *committing) into(ctx context.Context, path, format string, levels []*ch
 	if err != nil {
 		return err
 	}
-	progress, end := v.showProgress()
+	progress, end := v.showProgress("commit")
 	for i, img := range slices.Backward(levels) {
 		c := convert.Options{Memory: int64(v.memory) / 2, ZeroGranule: convert.DefaultZeroGranule, Progress: progress}
 		_, err = convert.Commit(ctx, img.Device, base.Device, c)

@@ -47,7 +47,7 @@ end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 o
 				return &codeError{compareTrouble, err}
 			}
 			defer y.Close()
-			progress, end := a.showProgress()
+			progress, end := a.showProgress("compare")
 			r, err := convert.Compare(c.Context(), x.Device, y.Device, strict, convert.Options{Memory: int64(a.memory) / 2, Progress: progress})
 			end()
 			if err != nil {

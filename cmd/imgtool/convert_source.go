@@ -125,7 +125,7 @@ func (v *conversion) inSectors() bool {
 func (v *conversion) tellLoss(img *chain.Image) func(convert.Loss) {
 	log := v.log()
 	return func(l convert.Loss) {
-		log.Error("cannot be read, and is zero in the copy", "image", img.Name(), "offset", l.Off, "length", l.Len, "reason", l.Err)
+		log.Error("cannot be read, and is zero in the copy", "image", img.Name(), "offset", l.Off, "length", l.Len, "reason", unnamed(img.Name(), l.Err))
 	}
 }
 

@@ -37,7 +37,7 @@ func (v *conversion) copyOptions(zero bool, progress report) convert.Options {
 
 // copyTo copies a device or a stream.
 func (v *conversion) copyTo(ctx context.Context, src *origin, dst block.Device, zero bool) (int64, error) {
-	progress, end := v.showProgressOf(passConvert)
+	progress, end := v.showProgress(passConvert)
 	defer end()
 	if src.device != nil {
 		st, err := convert.Copy(ctx, src.device, dst, v.copyOptions(zero, progress))
@@ -187,7 +187,7 @@ func (v *conversion) plan(ctx context.Context, src *origin, o formats.CreateOpti
 }
 
 func (v *conversion) writeRaw(ctx context.Context, src *origin, t *chain.Target) (int64, error) {
-	progress, end := v.showProgressOf(passConvert)
+	progress, end := v.showProgress(passConvert)
 	defer end()
 	o := v.copyOptions(true, progress)
 	if src.device != nil {
@@ -199,7 +199,7 @@ func (v *conversion) writeRaw(ctx context.Context, src *origin, t *chain.Target)
 }
 
 func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Target) error {
-	progress, end := v.showProgressOf(passConvert)
+	progress, end := v.showProgress(passConvert)
 	defer end()
 	o := segment.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress}
 	if t.Writer != nil {
@@ -254,7 +254,7 @@ func (v *conversion) compare(ctx context.Context, src *origin, open func() (*cha
 			return err
 		}
 	}
-	progress, end := v.showProgressOf(passVerify)
+	progress, end := v.showProgress(passVerify)
 	defer end()
 	r, err := convert.Compare(ctx, src.device, d, false, convert.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress})
 	if err == nil && r.Difference != convert.Same {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -96,10 +97,11 @@ func (v *creation) run(c *cobra.Command, args []string) error {
 	if size < 0 {
 		return usageOf(c, errors.New("the size is missing"))
 	}
-	size, ok := block.RoundUp(size, sectorSize)
+	rounded, ok := block.RoundUp(size, sectorSize)
 	if !ok {
-		return usageOf(c, errors.New("the size is too large"))
+		return usageOf(c, fmt.Errorf("%s: %d bytes are too large, and %d are the most", image, size, math.MaxInt64/sectorSize*sectorSize))
 	}
+	size = rounded
 	if v.qemu != nil && !v.quiet {
 		v.printFormatting(size)
 	}

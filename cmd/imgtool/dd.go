@@ -162,7 +162,7 @@ func (v *blockwise) copy(ctx context.Context, src block.Device, d *formats.Drive
 	if err != nil {
 		return nameFile(v.output, err)
 	}
-	progress, end := v.showProgress()
+	progress, end := v.showProgress("dd")
 	_, err = convert.Copy(ctx, src, dst, convert.Options{
 		Memory: int64(v.memory) / 2, ZeroGranule: convert.DefaultZeroGranule, TargetIsZero: !t.InPlace, Progress: progress,
 	})

@@ -126,7 +126,7 @@ func (a *app) describeDevice(ctx context.Context, dev block.Device, info *imageI
 		return ctx.Err()
 	case errors.Is(err, partition.ErrNone), errors.Is(err, block.ErrKey), errors.Is(err, block.ErrDenied), errors.Is(err, fs.ErrNotExist):
 	default:
-		a.log().Warn(err.Error(), "image", info.Filename)
+		a.log().Warn(unnamed(info.Filename, err), "image", info.Filename)
 	}
 	return nil
 }

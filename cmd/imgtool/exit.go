@@ -157,6 +157,9 @@ func message(err error) string {
 	return strings.ReplaceAll(text, "\n", "; ")
 }
 
+// unnamed is message without the name of an image, for where the name is told beside it.
+func unnamed(image string, err error) string { return strings.TrimPrefix(message(err), image+": ") }
+
 // hintOf returns what the user can do, or "".
 func hintOf(err error) string {
 	var h *block.Hint

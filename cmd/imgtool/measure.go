@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -95,7 +96,7 @@ func (v *measuring) measure(ctx context.Context, d *formats.Driver, values map[s
 	if source == "" {
 		size, ok := block.RoundUp(int64(v.size), sectorSize)
 		if !ok {
-			return formats.Measurement{}, usagef("--size %d: too large", int64(v.size))
+			return formats.Measurement{}, usagef("--size %d: too large, and %d bytes are the most", int64(v.size), math.MaxInt64/sectorSize*sectorSize)
 		}
 		o.Size = size
 		return d.Measure(ctx, nil, o)

@@ -26,7 +26,7 @@ func (a *app) modIndex(ctx context.Context, path string) error {
 		return err
 	}
 	defer f.Close()
-	progress, end := a.showProgress()
+	progress, end := a.showProgress("index")
 	err = gzipmod.Rebuild(ctx, f, m, progress)
 	end()
 	if err != nil {

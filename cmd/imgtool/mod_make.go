@@ -85,7 +85,7 @@ func (a *app) writeMod(ctx context.Context, plan *segment.Plan, target string, w
 	if t.Device != nil {
 		sink = segment.ToDevice(t.Device)
 	}
-	progress, end := a.showProgress()
+	progress, end := a.showProgress("make")
 	_, err = segment.Write(ctx, sink, plan, segment.Options{Workers: workers, Memory: int64(a.memory), Progress: progress})
 	end()
 	if err != nil {

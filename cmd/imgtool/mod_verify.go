@@ -40,7 +40,7 @@ func (a *app) verify(ctx context.Context, path string, workers int) error {
 	if dirty {
 		return &codeError{exitCorrupt, nameFile(path, modHint(gzipmod.ErrDirty))}
 	}
-	progress, end := a.showProgress()
+	progress, end := a.showProgress("verify")
 	l, problems, err := gzipmod.Verify(ctx, f, gzipmod.VerifyOptions{Workers: workers, Progress: progress})
 	end()
 	if err != nil {

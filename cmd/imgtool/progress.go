@@ -17,12 +17,9 @@ import (
 // report is told how far something is. total is 0 where that is not known. Calls come one at a time.
 type report func(done, total int64)
 
-// showProgress returns what to report to and a function to call at the end.
-func (a *app) showProgress() (r report, end func()) { return a.showProgressOf("") }
-
-// showProgressOf is showProgress for something that has a name, because more follows it. Besides what the user has asked for, one line is printed
-// for every signal that asks how far things are.
-func (a *app) showProgressOf(what string) (r report, end func()) {
+// showProgress returns what to report the progress of what to, which is a word, and a function to call at the end. Besides what the user has asked
+// for, one line is printed for every signal that asks how far things are.
+func (a *app) showProgress(what string) (r report, end func()) {
 	if a.percent != nil {
 		return a.percent.report, func() {}
 	}

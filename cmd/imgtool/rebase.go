@@ -125,7 +125,7 @@ func (v *rebasing) keepContent(ctx context.Context, img *chain.Image, backed for
 		defer base.Close()
 		to = base.Device
 	}
-	progress, end := v.showProgress()
+	progress, end := v.showProgress("rebase")
 	st, err := convert.Rebase(ctx, img.Device, old, to, convert.Options{Memory: int64(v.memory) / 2, ZeroGranule: convert.DefaultZeroGranule, Progress: progress})
 	end()
 	if err != nil {

@@ -37,6 +37,13 @@ func describeSnapshot(s formats.Snapshot) snapshotInfo {
 	return info
 }
 
+// snapshotChange is what was done, in JSON.
+type snapshotChange struct {
+	Filename string `json:"filename"`
+	Action   string `json:"action"`   // create, apply or delete
+	Snapshot string `json:"snapshot"` // as it was given: a name, or the ID of one that was applied
+}
+
 // snapshotting is one run of snapshot.
 type snapshotting struct {
 	*app
@@ -124,18 +131,26 @@ func (v *snapshotting) run(c *cobra.Command, image string, from reading) error {
 	}
 	from.lazy = true
 	ctx := c.Context()
-	return v.change(ctx, image, from, func(img *chain.Image) error {
+	var info snapshotChange
+	err = v.change(ctx, image, from, func(img *chain.Image) error {
 		keeper, err := feature[formats.Snapshotter](img, "keeps no snapshots")
 		switch {
 		case err != nil:
 			return err
 		case given(c, "create") > 0:
+			info = snapshotChange{img.Name(), "create", v.create}
 			return keeper.CreateSnapshot(ctx, v.create, at)
 		case given(c, "apply") > 0:
+			info = snapshotChange{img.Name(), "apply", v.apply}
 			return noSnapshot(v.apply, keeper.ApplySnapshot(ctx, v.apply))
 		}
+		info = snapshotChange{img.Name(), "delete", v.remove}
 		return noSnapshot(v.remove, deleteNamed(ctx, keeper, v.remove))
 	})
+	if err == nil && v.json {
+		return v.printJSON(info)
+	}
+	return err
 }
 
 // deleteNamed deletes a snapshot by its name alone: whoever deletes "1" does not mean the one that happens to have this ID.
