@@ -153,16 +153,7 @@ func (a *app) printInfo(i imageInfo) {
 	if i.ActualSize != nil {
 		a.printf("disk size: %s", sizes.FormatSize(*i.ActualSize))
 	}
-	if i.Encrypted {
-		a.printf("encrypted: yes")
-	}
-	if i.ClusterSize > 0 {
-		a.printf("cluster_size: %d", i.ClusterSize)
-	}
-	if i.DirtyFlag {
-		a.printf("cleanly shut down: no")
-	}
-	a.printBacking(i)
+	a.printState(i)
 	for _, r := range i.Refused {
 		a.printf("not followed: %s", r.Reason)
 	}
@@ -181,7 +172,17 @@ func (a *app) printInfo(i imageInfo) {
 	}
 }
 
-func (a *app) printBacking(i imageInfo) {
+// printState prints what qemu-img says between the sizes of an image and its snapshots.
+func (a *app) printState(i imageInfo) {
+	if i.Encrypted {
+		a.printf("encrypted: yes")
+	}
+	if i.ClusterSize > 0 {
+		a.printf("cluster_size: %d", i.ClusterSize)
+	}
+	if i.DirtyFlag {
+		a.printf("cleanly shut down: no")
+	}
 	if i.Backing == "" {
 		return
 	}

@@ -54,16 +54,7 @@ func (a *app) printQemuImage(i imageInfo) {
 	if i.ActualSize != nil {
 		a.printf("disk size: %s", shortSize(*i.ActualSize))
 	}
-	if i.Encrypted {
-		a.printf("encrypted: yes")
-	}
-	if i.ClusterSize > 0 {
-		a.printf("cluster_size: %d", i.ClusterSize)
-	}
-	if i.DirtyFlag {
-		a.printf("cleanly shut down: no")
-	}
-	a.printBacking(i)
+	a.printState(i)
 	if len(i.Snapshots) > 0 {
 		a.printSnapshots(i.Snapshots)
 	}
