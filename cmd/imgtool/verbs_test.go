@@ -143,14 +143,14 @@ func fields(line string) (words []string) {
 	return words
 }
 
-// TestVerbs runs the calls in both programs: all that only look, and every second of those that change something; with IMGTOOL_SOAK=1 all.
+// TestVerbs runs every third of the calls in both programs; with IMGTOOL_SOAK=1 all.
 func TestVerbs(t *testing.T) {
 	peers.Need(t, "qemu-img")
 	images := t.TempDir()
 	verbsImages(t, images)
 	soak := os.Getenv("IMGTOOL_SOAK") == "1"
 	for i, c := range slices.Concat(lookingCalls(), changingCalls(), makingCalls(), convertCalls()) {
-		if !soak && !c.looks && i%2 == 1 {
+		if !soak && i%3 != 0 {
 			continue
 		}
 		t.Run(strings.ReplaceAll(c.line, "/", "_"), func(t *testing.T) {
