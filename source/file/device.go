@@ -205,7 +205,7 @@ func (d *Device) Resize(ctx context.Context, size int64) error {
 	}
 	defer d.mu.Unlock()
 	if d.disk {
-		return fmt.Errorf("resize a disk: %w", errors.ErrUnsupported)
+		return block.ErrorOf(errors.ErrUnsupported, "a disk cannot be resized")
 	}
 	if size < 0 {
 		return &block.RangeError{Off: size, Size: d.size.Load()}

@@ -143,7 +143,7 @@ func checkKind(m fs.FileMode) error {
 	case m&fs.ModeCharDevice != 0:
 		return fmt.Errorf("a character device %w", ErrNotSeekable)
 	}
-	return fmt.Errorf("not a regular file or a disk: %w", errors.ErrUnsupported)
+	return block.ErrorOf(errors.ErrUnsupported, "neither a regular file nor a disk")
 }
 
 // Same reports whether a and b are the same file, however each was opened. It is false where one cannot be examined.
