@@ -13,6 +13,9 @@ import (
 
 // TestAlternate lets us and qemu-io change one image in turn, which must stay equal to a model and clean.
 func TestAlternate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	rounds := 2
 	if os.Getenv("IMGTOOL_SOAK") != "" {
 		rounds = 60

@@ -234,6 +234,9 @@ func amendAndWrite(t *testing.T, options string) {
 
 // TestAmendCrash lets the power fail at every moment of changes: what the disk shows, and its snapshot, are never touched.
 func TestAmendCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	for i, c := range []struct{ options, change string }{
 		{"-o cluster_size=4k,refcount_bits=64", "refcount_bits=2"},
 		{"-o cluster_size=512", "refcount_bits=64"},

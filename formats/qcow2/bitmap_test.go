@@ -91,6 +91,9 @@ func (m *bitModel) ranges(size int64) string {
 
 // TestBitmapModel compares the bitmaps of images that change with a model, through our eyes and QEMU's.
 func TestBitmapModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	for i, options := range []string{"cluster_size=512", "cluster_size=4k", "cluster_size=64k", "extended_l2=on,refcount_bits=1", "cluster_size=2M"} {
 		t.Run(options, func(t *testing.T) {
 			path := filepath.Join(memoryDir(t), "image")
@@ -279,6 +282,9 @@ func bitmapsOf(t testing.TB, path string) string {
 // TestBitmapCrash lets the power fail at every moment while bitmaps are kept: one that says to be complete must have a bit for everything that
 // is not what it was when the bitmap was empty.
 func TestBitmapCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	for i, options := range []string{"cluster_size=512", "cluster_size=4k,refcount_bits=64"} {
 		t.Run(options, func(t *testing.T) {
 			f := kindOfImage{options: options}.template(t, 400<<10)

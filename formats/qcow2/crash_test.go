@@ -19,6 +19,9 @@ import (
 // TestCrash lets the power fail at every moment of a series of changes, with writes torn and reordered, and demands that each time the image
 // opens, holds everything that was flushed, and has nothing wrong but space that is counted as used and is not.
 func TestCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	for i, k := range []kindOfImage{
 		{name: "default"},
 		{name: "small clusters", options: "cluster_size=512,refcount_bits=64"},
@@ -48,6 +51,9 @@ func seeds() int {
 
 // TestCrashOnOldImages does so with images that hold compressed clusters and share clusters with a snapshot.
 func TestCrashOnOldImages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	for i, options := range []string{"cluster_size=4k", "cluster_size=512", "extended_l2=on,cluster_size=16k,compression_type=zstd"} {
 		t.Run(options, func(t *testing.T) {
 			const size = 400 << 10

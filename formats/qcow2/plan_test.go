@@ -55,6 +55,9 @@ func own(t *testing.T, path string) (data, zero int64) {
 
 // TestPlanOfOverlay copies an overlay without what is below it, in every form: the copy holds what the overlay does, and no more.
 func TestPlanOfOverlay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	const size = 8 << 20
 	for _, c := range []struct {
 		from     string // options of the overlay
@@ -93,6 +96,9 @@ func TestPlanOfOverlay(t *testing.T) {
 
 // TestPlanIsRead: what is planned is read here as it was.
 func TestPlanIsRead(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	disk := block.NewMemory(6<<20 + 512)
 	for i := range int64(40) {
 		ok(t, disk.Write(ctx, bytes.Repeat([]byte{byte(i), byte(i * 7), 1, 0}, 10_000), i*157_000, 0))

@@ -43,6 +43,9 @@ func (i *image) fill(off, n int64, entry func(k int64) uint64) {
 
 // TestHostile: images that ask for much are answered in bounded time and memory. Time is not judged closely: what is wrong here takes hours.
 func TestHostile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	const huge = 1 << 55
 	for _, c := range []struct {
 		name string

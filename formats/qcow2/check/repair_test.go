@@ -63,6 +63,9 @@ func tooLow(t *testing.T, dev block.Device, end int) int {
 // TestCrash interrupts repairs: whatever part of what was written since the last flush has reached the disk, no cluster is counted too low that
 // was not before, and the next repair comes to the same end.
 func TestCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	peers.Need(t, "qemu-img")
 	peers.Need(t, "qemu-io")
 	for n, rec := range recipes {

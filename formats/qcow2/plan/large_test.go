@@ -67,6 +67,9 @@ func writePeak(t *testing.T, name string, p *segment.Plan, oneWay bool) (peak ui
 
 // TestLarge: what disks of many tebibytes cost is what is in them. Tables and refcount blocks in several batches are right.
 func TestLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	peers.Need(t, "qemu-img")
 	for _, c := range []struct {
 		size   int64

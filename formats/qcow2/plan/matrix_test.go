@@ -135,6 +135,9 @@ func pairwise(all []combination) []combination {
 
 // TestMatrix writes images of all kinds, which qemu-img has to find clean and equal to their source.
 func TestMatrix(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its work is done by one goroutine, and takes long under the race detector")
+	}
 	peers.Need(t, "qemu-img")
 	all := slices.DeleteFunc(product(), func(c combination) bool { return !c.legal() })
 	if os.Getenv("IMGTOOL_SOAK") == "" {

@@ -186,7 +186,11 @@ func streamOf(t testing.TB, d block.Device, o formats.CreateOptions, opts Option
 
 // TestSameBytes: the image depends on what is in it alone, not on workers, memory, or how the source comes.
 func TestSameBytes(t *testing.T) {
-	src := sample(t, 2, 3<<20+1000)
+	size := int64(3<<20 + 1000)
+	if testing.Short() {
+		size = 512<<10 + 1000
+	}
+	src := sample(t, 2, size)
 	for _, values := range []map[string]string{
 		nil, {"cluster_size": "4k"}, {"cluster_size": "2M"}, {"extended_l2": "on"}, {"compression_type": "zstd"}, {"cluster_size": "512", "refcount_bits": "2"},
 		{"preallocation": "metadata"}, {"preallocation": "full"},
