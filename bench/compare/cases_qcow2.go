@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strconv"
 )
 
 // qcow2Comparisons are those with qemu-img in its own format. It converts fastest with 16 requests at a time, written in any order, which
@@ -20,6 +22,9 @@ func qcow2Comparisons(s settings) []comparison {
 		empty(s, "info", []string{"info"}, []string{"info"}),
 		empty(s, "map", []string{"map", "--json"}, []string{"map", "--output=json"}),
 		emptyToRaw(s),
+		atRandom(s, "4 KiB reads all over a qcow2", 1),
+		atRandom(s, "4 KiB reads through a chain of 8", 8),
+		atRandom(s, "4 KiB writes all over an overlay", 1, "-w"),
 	}
 }
 
@@ -103,6 +108,38 @@ func emptyToRaw(s settings) comparison {
 		of: []program{
 			{label: "imgtool convert", argv: []string{s.imgtool, "convert", source, out}},
 			{label: "qemu-img convert", argv: with(qemuConvert, "-f", "qcow2", "-O", "raw", source, out)},
+		},
+	}
+}
+
+// atRandom makes 100000 requests, each about a MiB behind the one before, of a disk of 1 GiB that lies in a chain of images: the lowest holds all of
+// it, those above an eighth each. With flags it is the uppermost that is written to.
+func atRandom(s settings, name string, chain int, flags ...string) comparison {
+	base := func(i int) string { return fmt.Sprintf("chain%d.qcow2", i) }
+	image := func(i int) string { return s.file(base(i)) }
+	top := image(chain - 1)
+	if len(flags) > 0 {
+		top = image(chain)
+	}
+	requests := with([]string{"bench", "-f", "qcow2", "-c", "100000", "-d", "1", "-s", "4096", "-S", "1052672"}, flags...)
+	return comparison{
+		name: name,
+		prepare: func(ctx context.Context) error {
+			fill := []string{"qemu-img", "bench", "-w", "-f", "qcow2", "-d", "4", "-s", "1M", "--pattern", "7"}
+			err := once(ctx, "qemu-img", "create", "-f", "qcow2", image(0), "1G")
+			if err == nil {
+				err = once(ctx, with(fill, "-c", "1024", image(0))...)
+			}
+			for i := 1; err == nil && image(i-1) != top; i++ {
+				if err = once(ctx, "qemu-img", "create", "-f", "qcow2", "-b", base(i-1), "-F", "qcow2", image(i)); err == nil && len(flags) == 0 {
+					err = once(ctx, with(fill, "-c", "128", "-S", "8M", "-o", strconv.Itoa(i)+"M", image(i))...)
+				}
+			}
+			return err
+		},
+		of: []program{
+			{label: "imgtool bench", argv: with(with([]string{s.imgtool}, requests...), top)},
+			{label: "qemu-img bench", argv: with(with([]string{"qemu-img"}, requests...), top)},
 		},
 	}
 }
