@@ -42,7 +42,7 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 
 race: ## the tests of packages whose goroutines meet, under the race detector
 	@command -v gcc >/dev/null || command -v cc >/dev/null || scripts/install.sh "the race detector" gcc libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -short $$($(RACE))
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -short $$($(RACE)) # the programs that tests start would wait a second each
 
 peers: ## install the programs that imgtool is compared with, or say which are missing
 	@missing=$$($(GO) run ./internal/peers/list -missing); \

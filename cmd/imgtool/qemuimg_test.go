@@ -26,6 +26,9 @@ type qemuCall struct {
 
 // TestUnderTheNameQemuImg runs the calls in both programs: of those of people every third, with IMGTOOL_SOAK=1 all.
 func TestUnderTheNameQemuImg(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	peers.Need(t, "qemu-img")
 	images := t.TempDir()
 	verbsImages(t, images)

@@ -145,6 +145,9 @@ func fields(line string) (words []string) {
 
 // TestVerbs runs every third of the calls in both programs; with IMGTOOL_SOAK=1 all.
 func TestVerbs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	peers.Need(t, "qemu-img")
 	images := t.TempDir()
 	verbsImages(t, images)

@@ -205,6 +205,9 @@ convert --bit=x a.raw x
 
 // TestMistakes compares texts and exit codes of mistakes with those of qemu-img.
 func TestMistakes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	dir := t.TempDir()
 	for _, args := range [][]string{{"create", "-q", "-f", "raw", "a.raw", "1M"}, {"create", "-q", "-f", "qcow2", "a.qcow2", "1M"}} {
 		cmd := peers.Command(t, "qemu-img", args...)
