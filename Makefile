@@ -40,9 +40,10 @@ cross: ## build for every supported system, and type-check the tests for each
 fuzz: ## every fuzz target for FUZZTIME (5s)
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
+# Programs that tests start would wait a second each before they end, for reports of other threads.
 race: ## the tests of packages whose goroutines meet, under the race detector
 	@command -v gcc >/dev/null || command -v cc >/dev/null || scripts/install.sh "the race detector" gcc libc6-dev
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -short $$($(RACE)) # the programs that tests start would wait a second each
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -short $$($(RACE))
 
 peers: ## install the programs that imgtool is compared with, or say which are missing
 	@missing=$$($(GO) run ./internal/peers/list -missing); \
