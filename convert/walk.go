@@ -2,7 +2,6 @@ package convert
 
 import (
 	"context"
-	"fmt"
 	"iter"
 
 	"golang.org/x/sync/errgroup"
@@ -10,38 +9,15 @@ import (
 	"github.com/imgtool/imgtool/block"
 )
 
-const (
-	firstWindow = 1 << 30 // bytes whose extents are asked for at once, to begin with
-	manyExtents = 1 << 10 // a window with more is not made longer
-)
-
-// extents yields what d consists of from off to end, in order and without gaps. It asks in windows, so that a device with many extents
-// does not list them all at once, and one with few is not asked often.
+// extents yields what d consists of from off to end, in order and without gaps.
 func extents(ctx context.Context, d block.Device, off, end int64) iter.Seq2[block.Extent, error] {
 	return func(yield func(block.Extent, error) bool) {
-		var buf []block.Extent
-		window := int64(firstWindow)
-		for off < end {
-			var err error
-			buf, err = d.Extents(ctx, block.Map{}, off, min(window, end-off), buf[:0])
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err == nil && len(buf) == 0 {
-				err = fmt.Errorf("%s describes nothing here", d.Info().Name)
-			}
+		for e, err := range block.Walk(ctx, d, block.Map{}, off, end) {
 			if err != nil {
-				yield(block.Extent{}, failure(Describe, off, err))
+				err = failure(Describe, e.Off, err)
+			}
+			if !yield(e, err) {
 				return
-			}
-			for _, e := range buf {
-				if !yield(e, nil) {
-					return
-				}
-			}
-			off = buf[len(buf)-1].End()
-			if len(buf) < manyExtents && window <= end/2 {
-				window *= 2
 			}
 		}
 	}

@@ -107,7 +107,6 @@ func roundOut(ranges []Range, size int64) ([]Range, error) {
 // findHoles returns the runs of zeros of at least minHole that src's map shows.
 func findHoles(ctx context.Context, src block.Device) ([]Range, error) {
 	var holes []Range
-	var buf []block.Extent
 	var run Range // the run that may still grow
 	shortest := int64(minHole)
 	end := func() {
@@ -119,24 +118,16 @@ func findHoles(ctx context.Context, src block.Device) ([]Range, error) {
 			holes = slices.DeleteFunc(holes, func(r Range) bool { return r.Len < shortest })
 		}
 	}
-	for off, size := int64(0), src.Size(); off < size; {
-		var err error
-		buf, err = src.Extents(ctx, block.Map{}, off, size-off, buf[:0])
-		if errors.Is(err, errors.ErrUnsupported) {
+	for e, err := range block.Walk(ctx, src, block.Map{}, 0, src.Size()) {
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
 			return nil, nil
-		}
-		if err != nil {
+		case err != nil:
 			return nil, err
-		}
-		for _, e := range buf {
-			off = e.End()
-			if e.Flags&block.ExtZero == 0 {
-				continue
-			}
-			if run.End() == e.Off {
-				run.Len += e.Len
-				continue
-			}
+		case e.Flags&block.ExtZero == 0:
+		case run.End() == e.Off:
+			run.Len += e.Len
+		default:
 			end()
 			run = Range{Off: e.Off, Len: e.Len}
 		}

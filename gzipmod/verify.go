@@ -215,30 +215,25 @@ func (v *verifier) equal(ctx context.Context, off int64, want []byte) error {
 
 // isZero checks that the file is zero in the n bytes from off. Holes of the file are not read.
 func (v *verifier) isZero(ctx context.Context, off, n int64) error {
-	var extents []block.Extent
 	var buf []byte
-	for end := off + n; off < end; {
-		var err error
-		if extents, err = v.file.Extents(ctx, block.Map{}, off, end-off, extents[:0]); err != nil {
+	for e, err := range block.Walk(ctx, v.file, block.Map{}, off, off+n) {
+		if err != nil {
 			return err
 		}
-		for _, e := range extents {
-			off = e.End()
-			if e.Flags&block.ExtZero != 0 {
-				continue
+		if e.Flags&block.ExtZero != 0 {
+			continue
+		}
+		if buf == nil {
+			buf = make([]byte, min(n, 1<<20))
+		}
+		for at := e.Off; at < e.End(); at += int64(len(buf)) {
+			p := buf[:min(int64(len(buf)), e.End()-at)]
+			if err := v.file.Read(ctx, p, at); err != nil {
+				return err
 			}
-			if buf == nil {
-				buf = make([]byte, min(n, 1<<20))
-			}
-			for at := e.Off; at < e.End(); at += int64(len(buf)) {
-				p := buf[:min(int64(len(buf)), e.End()-at)]
-				if err := v.file.Read(ctx, p, at); err != nil {
-					return err
-				}
-				if !block.IsZero(p) {
-					i := slices.IndexFunc(p, func(b byte) bool { return b != 0 })
-					return block.Corrupt(indexFormat, "hole", at+int64(i), "byte %#02x should be zero", p[i])
-				}
+			if !block.IsZero(p) {
+				i := slices.IndexFunc(p, func(b byte) bool { return b != 0 })
+				return block.Corrupt(indexFormat, "hole", at+int64(i), "byte %#02x should be zero", p[i])
 			}
 		}
 	}

@@ -194,20 +194,12 @@ func blank(ctx context.Context, d block.Device, size int64) error {
 			return err
 		}
 	}
-	var buf []block.Extent
-	for off := int64(0); off < size; {
-		var err error
-		if buf, err = d.Extents(ctx, block.Map{}, off, size-off, buf[:0]); err != nil {
-			return err
+	for e, err := range block.Walk(ctx, d, block.Map{}, 0, size) {
+		if err == nil && e.Flags&block.ExtZero == 0 {
+			err = d.Zero(ctx, e.Off, e.Len, 0)
 		}
-		for _, e := range buf {
-			off = e.End()
-			if e.Flags&block.ExtZero != 0 {
-				continue
-			}
-			if err := d.Zero(ctx, e.Off, e.Len, 0); err != nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -76,24 +76,18 @@ func (v *mapping) eachExtent(ctx context.Context, d block.Device, f func(block.E
 		end = off + n
 	}
 	var joined []block.Extent // all but the last are done with
-	for off < end {
-		batch, err := d.Extents(ctx, block.Map{}, off, end-off, nil)
+	for e, err := range block.Walk(ctx, d, block.Map{}, off, end) {
 		if err != nil {
 			return err
 		}
-		for _, e := range batch {
-			if off = e.End(); v.view != nil {
-				e = v.view(e)
-			}
-			joined = block.AppendExtent(joined, 0, e)
-			for ; len(joined) > 1; joined = joined[1:] {
-				if err := f(joined[0]); err != nil {
-					return err
-				}
-			}
+		if v.view != nil {
+			e = v.view(e)
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		joined = block.AppendExtent(joined, 0, e)
+		for ; len(joined) > 1; joined = joined[1:] {
+			if err := f(joined[0]); err != nil {
+				return err
+			}
 		}
 	}
 	for _, e := range joined {

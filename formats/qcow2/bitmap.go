@@ -334,27 +334,22 @@ func (d *Device) MergeBitmap(ctx context.Context, name string, from block.Device
 	if size != d.Size() {
 		return fmt.Errorf("the bitmap to merge is of a disk of %d bytes, and this one has %d", size, d.Size())
 	}
-	var list, dirty []block.Extent
-	for off := int64(0); off < size; {
-		var err error
-		if list, err = from.Extents(ctx, block.Map{Bitmap: source}, off, size-off, list[:0]); err != nil {
+	var dirty []block.Extent
+	for e, err := range block.Walk(ctx, from, block.Map{Bitmap: source}, 0, size) {
+		if err != nil {
 			return fmt.Errorf("bitmap %q: %w", source, err)
 		}
-		for _, e := range list {
-			if e.Flags&block.ExtDirty != 0 {
-				dirty = append(dirty, e)
-			}
-			off = e.End()
-		}
-		if off < size && len(dirty) < mergePiece {
+		if e.Flags&block.ExtDirty == 0 {
 			continue
 		}
-		if err := d.setInBitmap(ctx, name, dirty); err != nil {
-			return err
+		if dirty = append(dirty, e); len(dirty) == mergePiece {
+			if err := d.setInBitmap(ctx, name, dirty); err != nil {
+				return err
+			}
+			dirty = dirty[:0]
 		}
-		dirty = dirty[:0]
 	}
-	return nil
+	return d.setInBitmap(ctx, name, dirty)
 }
 
 // setInBitmap sets ranges of the disk in a bitmap.

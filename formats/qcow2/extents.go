@@ -114,17 +114,13 @@ func (d *Device) preallocated(ctx context.Context) bool {
 
 // heldClusters returns how many clusters the data of the image file would fill.
 func (d *Device) heldClusters(ctx context.Context) int64 {
-	var list []block.Extent
-	var err error
 	held, size := int64(0), d.file.Size()
-	for off := int64(0); off < size; off = list[len(list)-1].End() {
-		if list, err = d.file.Extents(ctx, block.Map{}, off, size-off, list[:0]); err != nil {
+	for e, err := range block.Walk(ctx, d.file, block.Map{}, 0, size) {
+		if err != nil {
 			return d.clusters(size)
 		}
-		for _, e := range list {
-			if e.Flags&block.ExtZero == 0 {
-				held += e.Len
-			}
+		if e.Flags&block.ExtZero == 0 {
+			held += e.Len
 		}
 	}
 	return held >> d.clusterBits

@@ -27,19 +27,12 @@ func Clone(ctx context.Context, dst, src *Device) (how string, err error) {
 		return "", err
 	}
 	how = InKernel
-	var extents []block.Extent
-	for off := int64(0); off < size; {
-		if extents, err = src.Extents(ctx, block.Map{}, off, size-off, extents[:0]); err != nil {
-			return "", err
+	for e, err := range block.Walk(ctx, src, block.Map{}, 0, size) {
+		if err == nil && e.Flags&block.ExtZero == 0 {
+			how, err = copyExtent(ctx, dst, src, e, how)
 		}
-		for _, e := range extents {
-			off = e.End()
-			if e.Flags&block.ExtZero != 0 {
-				continue
-			}
-			if how, err = copyExtent(ctx, dst, src, e, how); err != nil {
-				return "", err
-			}
+		if err != nil {
+			return "", err
 		}
 	}
 	return how, nil

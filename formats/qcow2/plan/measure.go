@@ -67,7 +67,7 @@ func (g *geometry) bitmapBytes(src block.Device) (sum int64) {
 // dataBytes returns how many bytes the clusters have in which src knows data.
 func (g *geometry) dataBytes(ctx context.Context, src block.Device) (int64, error) {
 	sum, end := int64(0), int64(0) // end of the clusters that are counted
-	for e, err := range extents(ctx, src) {
+	for e, err := range block.Walk(ctx, src, block.Map{}, 0, src.Size()) {
 		if err != nil {
 			return 0, err
 		}

@@ -48,7 +48,7 @@ func TestMeasure(t *testing.T) {
 	if err := d.Resize(t.Context(), src.Size()); err != nil {
 		t.Fatal(err)
 	}
-	for e, err := range extents(t.Context(), src) {
+	for e, err := range block.Walk(t.Context(), src, block.Map{}, 0, src.Size()) {
 		p := make([]byte, e.Len)
 		if err == nil {
 			err = src.Read(t.Context(), p, e.Off)

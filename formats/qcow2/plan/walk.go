@@ -2,7 +2,6 @@ package plan
 
 import (
 	"context"
-	"fmt"
 	"iter"
 
 	"github.com/imgtool/imgtool/block"
@@ -23,42 +22,6 @@ const (
 type span struct {
 	off, n int64
 	kind   kind
-}
-
-const (
-	firstWindow = 1 << 30 // bytes whose extents are asked for at once, to begin with
-	manyExtents = 1 << 10 // a window with more is not made longer
-)
-
-// extents yields what d consists of, in order and without gaps.
-func extents(ctx context.Context, d block.Device) iter.Seq2[block.Extent, error] {
-	return func(yield func(block.Extent, error) bool) {
-		var buf []block.Extent
-		window, end := int64(firstWindow), d.Size()
-		for off := int64(0); off < end; {
-			var err error
-			buf, err = d.Extents(ctx, block.Map{}, off, min(window, end-off), buf[:0])
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err == nil && len(buf) == 0 {
-				err = fmt.Errorf("%s describes nothing at byte %d", d.Info().Name, off)
-			}
-			if err != nil {
-				yield(block.Extent{}, err)
-				return
-			}
-			for _, e := range buf {
-				if !yield(e, nil) {
-					return
-				}
-			}
-			off = buf[len(buf)-1].End()
-			if len(buf) < manyExtents && window <= end/2 {
-				window *= 2
-			}
-		}
-	}
 }
 
 // unit returns in which steps things are allocated, in bytes.
@@ -89,7 +52,7 @@ func (g *geometry) spans(ctx context.Context, src block.Device) iter.Seq2[span, 
 	unit := g.unit()
 	return func(yield func(span, error) bool) {
 		part := span{} // the beginning of a unit, whose rest comes with the next extents
-		for e, err := range extents(ctx, src) {
+		for e, err := range block.Walk(ctx, src, block.Map{}, 0, src.Size()) {
 			if err != nil {
 				yield(span{}, err)
 				return
