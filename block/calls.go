@@ -17,10 +17,7 @@ type Calls struct {
 // the caller must call End.
 func (c *Calls) Begin(ctx context.Context) error {
 	c.mu.RLock()
-	err := ctx.Err()
-	if c.closed {
-		err = os.ErrClosed
-	}
+	err := c.refuse(ctx)
 	if err != nil {
 		c.mu.RUnlock()
 	}
@@ -29,6 +26,28 @@ func (c *Calls) Begin(ctx context.Context) error {
 
 // End ends a call.
 func (c *Calls) End() { c.mu.RUnlock() }
+
+// BeginAlone waits for the calls in flight and starts one that no other runs beside. It returns what Begin does; only after nil the caller
+// must call EndAlone.
+func (c *Calls) BeginAlone(ctx context.Context) error {
+	c.mu.Lock()
+	err := c.refuse(ctx)
+	if err != nil {
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// EndAlone ends a call that BeginAlone has started.
+func (c *Calls) EndAlone() { c.mu.Unlock() }
+
+// refuse returns why no call may begin, or nil.
+func (c *Calls) refuse(ctx context.Context) error {
+	if c.closed {
+		return os.ErrClosed
+	}
+	return ctx.Err()
+}
 
 // Close waits for the calls in flight and lets no more begin. The second time it returns os.ErrClosed.
 func (c *Calls) Close() error {

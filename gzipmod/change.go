@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/bits"
-	"os"
 	"sync"
 	"time"
 
@@ -76,11 +75,11 @@ func (d *Device) kept(off, n int64) (int, error) {
 // Write implements block.Device. It returns an error that is ErrCompressed and block.ErrReadOnly where a part of the range is not kept; then nothing
 // is written.
 func (d *Device) Write(ctx context.Context, p []byte, off int64, f block.Flags) error {
-	if err := d.enter(off, int64(len(p))); err != nil {
+	if err := d.begin(ctx, off, int64(len(p))); err != nil {
 		return err
 	}
 	err := d.write(ctx, p, off)
-	d.life.RUnlock()
+	d.calls.End()
 	if err == nil && f&block.FUA != 0 {
 		err = d.Flush(ctx)
 	}
@@ -111,10 +110,10 @@ func (d *Device) write(ctx context.Context, p []byte, off int64) error {
 
 // Announce says that the range, all of it kept, will be written. It need not be called; after it the writes do not wait for the disk one by one.
 func (d *Device) Announce(ctx context.Context, off, n int64) error {
-	if err := d.enter(off, n); err != nil {
+	if err := d.begin(ctx, off, n); err != nil {
 		return err
 	}
-	defer d.life.RUnlock()
+	defer d.calls.End()
 	i, err := d.kept(off, n)
 	if err != nil || n == 0 {
 		return err
@@ -134,7 +133,7 @@ func (d *Device) Changed() int64 {
 
 // Zero implements block.Device by writing zeros.
 func (d *Device) Zero(ctx context.Context, off, n int64, f block.Flags) error {
-	if err := d.checkChange(off, n); err != nil {
+	if err := d.checkChange(ctx, off, n); err != nil {
 		return err
 	}
 	if f&block.Fast != 0 {
@@ -160,25 +159,24 @@ func (d *Device) Zero(ctx context.Context, off, n int64, f block.Flags) error {
 const zeroWindow = 1 << 30
 
 // Discard implements block.Device: kept ranges take the same room whatever they hold, so it only checks.
-func (d *Device) Discard(_ context.Context, off, n int64) error { return d.checkChange(off, n) }
+func (d *Device) Discard(ctx context.Context, off, n int64) error { return d.checkChange(ctx, off, n) }
 
-func (d *Device) checkChange(off, n int64) error {
-	if err := d.enter(off, n); err != nil {
+func (d *Device) checkChange(ctx context.Context, off, n int64) error {
+	if err := d.begin(ctx, off, n); err != nil {
 		return err
 	}
-	defer d.life.RUnlock()
+	defer d.calls.End()
 	_, err := d.kept(off, n)
 	return err
 }
 
 // Flush implements block.Device: it writes the checksums and makes all durable.
 func (d *Device) Flush(ctx context.Context) error {
-	d.life.Lock()
-	defer d.life.Unlock()
-	switch {
-	case d.closed:
-		return os.ErrClosed
-	case d.changes == nil:
+	if err := d.calls.BeginAlone(ctx); err != nil {
+		return err
+	}
+	defer d.calls.EndAlone()
+	if d.changes == nil {
 		return nil
 	}
 	return d.changes.settle(ctx)
@@ -445,11 +443,13 @@ func (c *changes) writeSums(ctx context.Context) error {
 
 // removeIdle removes the mark when nothing was written for a while.
 func (c *changes) removeIdle() {
-	c.dev.life.Lock()
-	defer c.dev.life.Unlock()
+	if c.dev.calls.BeginAlone(context.Background()) != nil {
+		return
+	}
+	defer c.dev.calls.EndAlone()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dev.closed || c.unsettled || !c.durable || c.failed != nil || len(c.named) == 0 {
+	if c.unsettled || !c.durable || c.failed != nil || len(c.named) == 0 {
 		return
 	}
 	if c.mark.Clear(context.Background()) == nil {

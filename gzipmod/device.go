@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
-	"sync"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/gzipmod/mark"
@@ -35,9 +33,8 @@ type Device struct {
 	cache  chunkCache
 	unpack unpackers
 
-	life    sync.RWMutex // read: a call is in flight; write: settling or closing
-	closed  bool
-	changes *changes // nil for reading only
+	calls   block.Calls // settling is done alone
+	changes *changes    // nil for reading only
 }
 
 // Open opens a modifiable image in file and takes ownership of it, unless it returns an error: block.ErrNotFormat for what is no gzip file,
@@ -156,25 +153,24 @@ func (d *Device) Info() block.Info { return d.info }
 // Size implements block.Device.
 func (d *Device) Size() int64 { return d.layout.Size }
 
-// enter begins a call; the caller must call d.life.RUnlock where it returns nil.
-func (d *Device) enter(off, n int64) error {
-	d.life.RLock()
-	err := block.CheckRange(off, n, d.layout.Size)
-	if d.closed {
-		err = os.ErrClosed
+// begin starts a call about a range; the caller must call d.calls.End where it returns nil.
+func (d *Device) begin(ctx context.Context, off, n int64) error {
+	if err := d.calls.Begin(ctx); err != nil {
+		return err
 	}
+	err := block.CheckRange(off, n, d.layout.Size)
 	if err != nil {
-		d.life.RUnlock()
+		d.calls.End()
 	}
 	return err
 }
 
 // Read implements block.Device. A chunk that is read whole is decoded into p; of a chunk that is read in part the rest is cached.
 func (d *Device) Read(ctx context.Context, p []byte, off int64) error {
-	if err := d.enter(off, int64(len(p))); err != nil {
+	if err := d.begin(ctx, off, int64(len(p))); err != nil {
 		return err
 	}
-	defer d.life.RUnlock()
+	defer d.calls.End()
 	for i := d.layout.regionAt(off); len(p) > 0; i++ {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -280,14 +276,14 @@ func eachStored(r Region, off, n int64, f func(fileOff, done, n int64) error) er
 }
 
 // Extents implements block.Device: one extent per region.
-func (d *Device) Extents(_ context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
+func (d *Device) Extents(ctx context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
 	if m != (block.Map{}) {
 		return buf, errors.ErrUnsupported
 	}
-	if err := d.enter(off, n); err != nil {
+	if err := d.begin(ctx, off, n); err != nil {
 		return buf, err
 	}
-	defer d.life.RUnlock()
+	defer d.calls.End()
 	base := len(buf)
 	for i := d.layout.regionAt(off); i < len(d.layout.Regions) && d.layout.Regions[i].Off < off+n; i++ {
 		r := d.layout.Regions[i]
@@ -310,10 +306,10 @@ func (d *Device) Extents(_ context.Context, m block.Map, off, n int64, buf []blo
 
 // Pin implements block.Pinner for kept ranges, a stored block at a time.
 func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func(), bool) {
-	if n <= 0 || d.enter(off, n) != nil {
+	if n <= 0 || d.begin(ctx, off, n) != nil {
 		return block.FileRange{}, nil, false
 	}
-	defer d.life.RUnlock()
+	defer d.calls.End()
 	r := d.layout.Regions[d.layout.regionAt(off)]
 	if r.Kind != Kept {
 		return block.FileRange{}, nil, false
@@ -323,11 +319,11 @@ func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func()
 }
 
 // Prefetch implements block.Device: it only checks the range.
-func (d *Device) Prefetch(_ context.Context, off, n int64) error {
-	if err := d.enter(off, n); err != nil {
+func (d *Device) Prefetch(ctx context.Context, off, n int64) error {
+	if err := d.begin(ctx, off, n); err != nil {
 		return err
 	}
-	d.life.RUnlock()
+	d.calls.End()
 	return nil
 }
 
@@ -341,13 +337,10 @@ func (d *Device) Resize(context.Context, int64) error {
 
 // Close settles the checksums, removes the mark, and closes the file. Where the settling fails the mark stays.
 func (d *Device) Close() error {
-	d.life.Lock()
-	defer d.life.Unlock()
-	if d.closed {
-		return os.ErrClosed
+	err := d.calls.Close()
+	if err != nil {
+		return err
 	}
-	d.closed = true
-	var err error
 	if d.changes != nil {
 		err = d.changes.finish(context.Background())
 	}

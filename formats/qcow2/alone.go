@@ -23,10 +23,10 @@ func (d *Device) alone(ctx context.Context, do func(ctx context.Context) error) 
 	if !d.writable {
 		return block.ErrReadOnly
 	}
-	if err := d.calls.beginAlone(ctx); err != nil {
+	if err := d.calls.BeginAlone(ctx); err != nil {
 		return err
 	}
-	defer d.calls.endAlone()
+	defer d.calls.EndAlone()
 	ctx = context.WithoutCancel(ctx)
 	if err := d.beforeChange(ctx, 0, 0); err != nil {
 		return err

@@ -36,10 +36,10 @@ func (d *Device) present() *amendment {
 
 // Amendable implements formats.Amender.
 func (d *Device) Amendable() []formats.OptionDoc {
-	if d.calls.begin(context.Background()) != nil {
+	if d.calls.Begin(context.Background()) != nil {
 		return nil
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	docs := formats.OptionsHelp(d.present())
 	for _, created := range formats.OptionsHelp(plan.Defaults()) {
 		for i := range docs {
@@ -69,11 +69,11 @@ func (d *Device) Amend(ctx context.Context, values map[string]string) error {
 	if !d.writable {
 		return block.ErrReadOnly
 	}
-	if err := d.calls.begin(ctx); err != nil {
+	if err := d.calls.Begin(ctx); err != nil {
 		return err
 	}
 	_, err := d.mayAmend(ctx, values)
-	d.calls.end()
+	d.calls.End()
 	if err != nil {
 		return err
 	}

@@ -65,10 +65,10 @@ const autoclearField = 88
 
 // Flush implements block.Device.
 func (d *Device) Flush(ctx context.Context) error {
-	if err := d.calls.begin(ctx); err != nil {
+	if err := d.calls.Begin(ctx); err != nil {
 		return err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	if !d.writable {
 		return nil
 	}

@@ -127,10 +127,10 @@ func (d *Device) listBitmaps(ctx context.Context) []formats.Bitmap {
 // Bitmaps implements formats.BitmapKeeper. Where the directory cannot be read there are none.
 func (d *Device) Bitmaps() []formats.Bitmap {
 	ctx := context.Background()
-	if d.calls.begin(ctx) != nil {
+	if d.calls.Begin(ctx) != nil {
 		return nil
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	return d.listBitmaps(ctx)
 }
 

@@ -17,10 +17,10 @@ var (
 // Describe implements formats.Describer. The names of what only qcow2 has are qemu-img's, and so is their order. A snapshot table or a bitmap directory that
 // cannot be read is told to the log, and is otherwise as if it were empty.
 func (d *Device) Describe(ctx context.Context) (formats.Description, error) {
-	if err := d.calls.begin(ctx); err != nil {
+	if err := d.calls.Begin(ctx); err != nil {
 		return formats.Description{}, err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	h := d.h
 	desc := formats.Description{
 		ClusterSize: d.clusterSize,

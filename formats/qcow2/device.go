@@ -13,7 +13,7 @@ import (
 
 // Device is an open image. Every method may be called from many goroutines.
 type Device struct {
-	calls calls
+	calls block.Calls
 	users users
 	pins  sync.WaitGroup // added to only in calls
 	geometry
@@ -85,13 +85,13 @@ func (d *Device) Info() block.Info {
 // Size implements block.Device.
 func (d *Device) Size() int64 { return d.size.Load() }
 
-// begin starts a call about a range of the disk. Only after nil the caller calls calls.end.
+// begin starts a call about a range of the disk. Only after nil the caller calls calls.End.
 func (d *Device) begin(ctx context.Context, off, n int64) error {
-	if err := d.calls.begin(ctx); err != nil {
+	if err := d.calls.Begin(ctx); err != nil {
 		return err
 	}
 	if err := block.CheckRange(off, n, d.Size()); err != nil {
-		d.calls.end()
+		d.calls.End()
 		return err
 	}
 	return nil
@@ -99,11 +99,9 @@ func (d *Device) begin(ctx context.Context, off, n int64) error {
 
 // Close implements block.Device. It waits for pins to be released, and closes what the image refers to as well.
 func (d *Device) Close() error {
-	if err := d.calls.beginAlone(context.Background()); err != nil {
+	if err := d.calls.Close(); err != nil {
 		return err
 	}
-	defer d.calls.endAlone()
-	d.calls.closed = true
 	d.pins.Wait() // finish frees what nobody uses
 	err := d.finish()
 	return errors.Join(err, d.closeOthers(), d.file.Close())

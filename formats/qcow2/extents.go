@@ -12,7 +12,7 @@ func (d *Device) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 	if err := d.begin(ctx, off, n); err != nil {
 		return buf, err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	if m.Bitmap != "" {
 		return d.bitmapExtents(ctx, m.Bitmap, off, n, buf)
 	}
@@ -132,7 +132,7 @@ func (d *Device) Pin(ctx context.Context, off, n int64) (block.FileRange, func()
 	if n <= 0 || d.begin(ctx, off, n) != nil {
 		return no()
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	g := d.users.enter()
 	r, err := d.lookup(ctx, off, n)
 	if err != nil || d.encrypted {

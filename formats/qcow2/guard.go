@@ -1,47 +1,6 @@
 package qcow2
 
-import (
-	"context"
-	"os"
-	"sync"
-	"sync/atomic"
-)
-
-// calls counts the calls in flight, keeps out those that come after Close, and lets one at a time be alone with the image.
-type calls struct {
-	mu     sync.RWMutex
-	closed bool
-}
-
-// begin starts a call; only after nil the caller calls end. A call does not begin another one.
-func (c *calls) begin(ctx context.Context) error {
-	c.mu.RLock()
-	err := ctx.Err()
-	if c.closed {
-		err = os.ErrClosed
-	}
-	if err != nil {
-		c.mu.RUnlock()
-	}
-	return err
-}
-
-func (c *calls) end() { c.mu.RUnlock() }
-
-// beginAlone waits for the calls in flight and starts one that no other runs beside. Only after nil the caller calls endAlone.
-func (c *calls) beginAlone(ctx context.Context) error {
-	c.mu.Lock()
-	err := ctx.Err()
-	if c.closed {
-		err = os.ErrClosed
-	}
-	if err != nil {
-		c.mu.Unlock()
-	}
-	return err
-}
-
-func (c *calls) endAlone() { c.mu.Unlock() }
+import "sync/atomic"
 
 // users knows who may still hold the place of a cluster that has been freed since. Time goes in generations: whoever looks up a place enters
 // the present one and leaves it when done. What is freed in generation g is nobody's once g+2 has begun, because a generation begins only

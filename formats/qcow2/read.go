@@ -11,7 +11,7 @@ func (d *Device) Read(ctx context.Context, p []byte, off int64) error {
 	if err := d.begin(ctx, off, int64(len(p))); err != nil {
 		return err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	defer d.users.leave(d.users.enter())
 	return d.read(ctx, p, off)
 }
@@ -82,7 +82,7 @@ func (d *Device) Prefetch(ctx context.Context, off, n int64) error {
 	if err := d.begin(ctx, off, n); err != nil {
 		return err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	defer d.users.leave(d.users.enter())
 	for n > 0 {
 		r, err := d.lookup(ctx, off, n)

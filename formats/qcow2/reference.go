@@ -46,19 +46,19 @@ func (d *Device) prepareBacking(ctx context.Context) error {
 
 // Backing implements formats.Backed.
 func (d *Device) Backing() (formats.Ref, bool) {
-	if d.calls.begin(context.Background()) != nil {
+	if d.calls.Begin(context.Background()) != nil {
 		return formats.Ref{}, false
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	return d.backingRef()
 }
 
 // BackingDevice implements formats.Backed.
 func (d *Device) BackingDevice(ctx context.Context) (block.Device, error) {
-	if err := d.calls.begin(ctx); err != nil {
+	if err := d.calls.Begin(ctx); err != nil {
 		return nil, err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	return d.backing.Device(ctx)
 }
 

@@ -21,10 +21,10 @@ const maxSnapshotName = 255
 // Snapshots implements formats.Snapshotter.
 func (d *Device) Snapshots() []formats.Snapshot {
 	ctx := context.Background()
-	if d.calls.begin(ctx) != nil {
+	if d.calls.Begin(ctx) != nil {
 		return nil
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	return d.snapshotList(ctx)
 }
 

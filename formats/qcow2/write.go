@@ -20,7 +20,7 @@ func (d *Device) change(ctx context.Context, off, n int64, f block.Flags, do fun
 	if err := d.begin(ctx, off, n); err != nil {
 		return err
 	}
-	defer d.calls.end()
+	defer d.calls.End()
 	if n == 0 {
 		return nil
 	}
