@@ -46,6 +46,7 @@ type member struct {
 func joinInfo(a, b Info) Info {
 	a.MinBlock = max(a.MinBlock, b.MinBlock)
 	a.PreferredBlock = max(a.PreferredBlock, b.PreferredBlock)
+	a.InFlight = max(a.InFlight, b.InFlight)
 	if a.MaxBlock == 0 || b.MaxBlock != 0 && b.MaxBlock < a.MaxBlock {
 		a.MaxBlock = b.MaxBlock
 	}

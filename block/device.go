@@ -80,6 +80,10 @@ type Info struct {
 	// MaxBlock is the longest single request that the device takes; 0 means any.
 	MaxBlock int64
 
+	// InFlight is how many calls at a time keep the device busy, where more than one for each processor do because they wait for something far away;
+	// else 0.
+	InFlight int
+
 	// Probable says that Size is what the image suggests, and that only reading it through would prove it. A read that reaches the end
 	// fails where the image turns out to end elsewhere.
 	Probable bool

@@ -4,14 +4,25 @@ package peers
 // The names hold for Debian 12 and later and for Ubuntu 24.04 and later.
 var packages = map[string]string{
 	// Disk images and NBD.
-	"qemu-img":   "qemu-utils",
-	"qemu-io":    "qemu-utils",
-	"qemu-nbd":   "qemu-utils",
-	"nbdkit":     "nbdkit",
-	"nbdcopy":    "libnbd-bin",
-	"nbdinfo":    "libnbd-bin",
-	"nbdsh":      "python3-libnbd",
-	"cryptsetup": "cryptsetup-bin",
+	"qemu-img":            "qemu-utils",
+	"qemu-io":             "qemu-utils",
+	"qemu-nbd":            "qemu-utils",
+	"nbdkit":              "nbdkit",
+	"nbdcopy":             "libnbd-bin",
+	"nbdinfo":             "libnbd-bin",
+	"nbddump":             "libnbd-bin",
+	"nbdfuse":             "libnbd-bin",
+	"nbdsh":               "python3-libnbd",
+	"nbd-server":          "nbd-server",
+	"nbd-client":          "nbd-client",
+	"fio":                 "fio",
+	"fusermount3":         "fuse3",
+	"certtool":            "gnutls-bin",
+	"psktool":             "gnutls-bin",
+	"gnutls-cli":          "gnutls-bin",
+	"gnutls-serv":         "gnutls-bin",
+	"qemu-storage-daemon": "qemu-system-common",
+	"cryptsetup":          "cryptsetup-bin",
 
 	// Compressors and archivers.
 	"gzip":              "gzip",

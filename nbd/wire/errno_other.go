@@ -1,0 +1,8 @@
+//go:build !unix
+
+package wire
+
+import "syscall"
+
+// fullDisk lists what the system says where there is no room.
+var fullDisk = []error{syscall.ENOSPC, syscall.EFBIG}
