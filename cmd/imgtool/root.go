@@ -79,7 +79,7 @@ Exit codes:
 		{"info", newInfo}, {"create", newCreate}, {"convert", newConvert}, {"compare", newCompare}, {"check", newCheck}, {"map", newMap},
 		{"measure", newMeasure}, {"resize", newResize}, {"rebase", newRebase}, {"commit", newCommit}, {"snapshot", newSnapshot},
 		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"partitions", newPartitions},
-		{"mod", newMod}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
+		{"mod", newMod}, {"nbd", newNBD}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root
 }

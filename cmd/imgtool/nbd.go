@@ -1,0 +1,18 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newNBD(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "nbd",
+		Short: "Look at, try and attach exports of NBD servers",
+		Long: `Tools over the Network Block Device protocol. Where one takes a URI it is an NBD URI: nbd://HOST[:PORT]/EXPORT,
+nbd+unix:///EXPORT?socket=PATH, nbds:// and nbds+unix:// with TLS, nbd+vsock://CID[:PORT]/EXPORT.`,
+		Args: noCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	a.add(cmd, 1, []command{})
+	return cmd
+}
