@@ -50,6 +50,7 @@ func comparisons(s settings) []comparison {
 		patch(s, "patch 1 MiB", 0),
 	}
 	list = append(list, qcow2Comparisons(s)...)
+	list = append(list, nbdComparisons(s)...)
 	if s.levels {
 		for n := 1; n <= 9; n++ {
 			list = append(list, level(s, n))

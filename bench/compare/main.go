@@ -76,6 +76,9 @@ func compare(ctx context.Context) error {
 		for _, c := range comparisons(s) {
 			fmt.Println(c.name)
 		}
+		for _, name := range serveNames() {
+			fmt.Println(name)
+		}
 		return nil
 	}
 	if _, err := os.Stat(s.image); err != nil {
@@ -103,5 +106,5 @@ func compare(ctx context.Context) error {
 			}
 		}
 	}
-	return failed
+	return errors.Join(failed, serve(ctx, os.Stdout, s, wanted.MatchString))
 }

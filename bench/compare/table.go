@@ -13,7 +13,7 @@ import (
 func printMachine(w io.Writer, s settings) {
 	fmt.Fprintf(w, "%s, %s/%s, %d processors, image %s; medians of %d runs in turn.\n\n",
 		time.Now().Format(time.DateOnly), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), s.image, s.runs)
-	for _, peer := range []string{"gzip", "pigz", "qemu-img", "cp", "dd"} {
+	for _, peer := range []string{"gzip", "pigz", "qemu-img", "nbdkit", "nbdcopy", "fio", "cp", "dd"} {
 		version := notInstalled
 		if out, err := exec.Command(peer, "--version").CombinedOutput(); err == nil {
 			version, _, _ = strings.Cut(strings.TrimSpace(string(out)), "\n")
