@@ -48,7 +48,7 @@ func crowds(ctx context.Context, w io.Writer, s settings, dir, file string) erro
 			if i == 0 {
 				ours = rate
 			}
-			fmt.Fprintf(w, "| %s | %.0f | %.2f | %d | %d | %s |\n", v.label, rate, ours/rate, counts[0], counts[len(counts)/2], peakRSS(r.cmd.Process.Pid))
+			fmt.Fprintf(w, "| %s | %.0f | %.2f | %d | %d | %s |\n", v.label, rate, ours/rate, counts[0], counts[len(counts)/2], peakRSS(r.pid))
 		}
 		r.stop()
 	}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -22,7 +23,7 @@ type server struct {
 	export string // name of its export
 	unix   func(socket, file string) []string
 	tcp    func(port, file string) []string       // on 127.0.0.1
-	config func(socket, port, file string) string // text of a file whose name is the last argument; nil for none
+	config func(socket, port, file string) string // text of its configuration; set for a program that goes to the background; else nil
 }
 
 // servers returns those that are compared, imgtool first. What nbd-server needs stands in a file.
@@ -48,8 +49,8 @@ func servers(s settings) []server {
 				return []string{"qemu-nbd", "-t", "-e", "0", "-f", "raw", "-b", "127.0.0.1", "-p", port, file}
 			}},
 		{label: "nbd-server", export: "disk",
-			unix: func(string, string) []string { return []string{"nbd-server", "-d", "-C"} },
-			tcp:  func(string, string) []string { return []string{"nbd-server", "-d", "-C"} },
+			unix: func(string, string) []string { return []string{"nbd-server"} },
+			tcp:  func(string, string) []string { return []string{"nbd-server"} },
 			config: func(socket, port, file string) string {
 				where := "unixsock=" + socket + "\nport=" + port
 				if socket == "" {
@@ -91,7 +92,8 @@ type load struct {
 type running struct {
 	server
 	uri    string
-	cmd    *exec.Cmd
+	pid    int
+	daemon string // file with the process ID of one that went to the background
 	loads  []load
 	reason string // why it has no numbers
 }
@@ -192,7 +194,7 @@ func serveOver(ctx context.Context, w io.Writer, s settings, transport, dir, fil
 	}
 	for _, r := range list {
 		if r.reason == "" {
-			fmt.Fprintf(w, "\n%s: largest resident size %s MiB.", r.label, peakRSS(r.cmd.Process.Pid))
+			fmt.Fprintf(w, "\n%s: largest resident size %s MiB.", r.label, peakRSS(r.pid))
 		}
 	}
 	fmt.Fprintln(w)
@@ -212,32 +214,46 @@ func (r *running) start(ctx context.Context, transport, dir, file string, port i
 		if err := os.WriteFile(name, []byte(r.config(socket, number, file)), 0o600); err != nil {
 			return err
 		}
-		argv = append(argv, name)
+		argv = append(argv, "-C", name, "-p", name+".pid")
+		r.daemon = name + ".pid"
 	}
-	r.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
-	if err := r.cmd.Start(); err != nil {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	if err := cmd.Start(); err != nil {
 		return err
 	}
+	r.pid = cmd.Process.Pid
+	go cmd.Wait() // of one that goes to the background, at once
 	for range 200 {
 		if once(ctx, "nbdinfo", "--size", r.uri) == nil {
-			return nil
+			return r.find()
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return errors.New("does not answer")
 }
 
+// find finds out the process of a server that went to the background.
+func (r *running) find() error {
+	if r.daemon == "" {
+		return nil
+	}
+	text, err := os.ReadFile(r.daemon)
+	if err == nil {
+		r.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	return err
+}
+
 // stop ends the server.
 func (r *running) stop() {
-	if r.cmd != nil && r.cmd.Process != nil {
-		_ = r.cmd.Process.Kill()
-		_ = r.cmd.Wait()
+	if p, err := os.FindProcess(r.pid); err == nil && r.pid > 0 {
+		_ = p.Kill()
 	}
 }
 
 // fio runs a workload for two seconds.
 func (r *running) fio(ctx context.Context, l workload) error {
-	before := treeCPU(r.cmd.Process.Pid)
+	before := treeCPU(r.pid)
 	cmd := exec.CommandContext(ctx, "fio", "--name=x", "--ioengine=nbd", "--uri="+r.uri, "--rw="+l.rw, "--bs="+l.bs, "--iodepth="+l.depth,
 		"--numjobs="+l.job, "--size=1G", "--time_based", "--runtime=2", "--thread", "--group_reporting", "--norandommap", "--randrepeat=0",
 		"--output-format=json")
@@ -272,7 +288,7 @@ func (r *running) fio(ctx context.Context, l workload) error {
 	if side.TotalIOs == 0 {
 		return errors.New("fio: no request was answered")
 	}
-	cpu := treeCPU(r.cmd.Process.Pid) - before
+	cpu := treeCPU(r.pid) - before
 	r.loads = append(r.loads, load{side.IOPS, side.BW, time.Duration(side.Clat.Percentile["99.000000"]), time.Duration(float64(cpu) / side.TotalIOs)})
 	return nil
 }
