@@ -19,12 +19,9 @@ var ErrLoop = errors.New("the image refers to itself")
 // maxDepth bounds how many images may refer to each other in a row.
 const maxDepth = 256
 
-// backingFile is the kind of reference that Options.Alone hides.
-const backingFile = "backing file"
-
 // refer opens what an image of this chain refers to, if the gate lets it.
 func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (block.Device, error) {
-	if op.o.Alone && ref.Kind == backingFile {
+	if op.o.Alone && ref.Kind == formats.BackingFile {
 		return block.NewNull(0), nil
 	}
 	if dev := op.o.pending.file(ref.Name); dev != nil {
@@ -33,12 +30,9 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	if err := op.o.Gate.Ask(ctx, ref); err != nil {
 		return nil, err
 	}
-	path, err := Path(ref)
-	if err != nil {
-		return nil, err
-	}
 	parents := append(slices.Clone(op.parents), op.img.stat)
-	if err := checkLoop(path, parents); err != nil {
+	src, text, err := referred(ref, parents)
+	if err != nil {
 		return nil, err
 	}
 	if len(parents) > maxDepth {
@@ -49,16 +43,32 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	}
 	o := Options{
 		Registry: op.o.Registry, Write: write, Format: ref.Format, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory / 2, Workers: op.o.Workers,
-		Lazy: op.o.Lazy, NoLock: op.o.NoLock,
+		Lazy: op.o.Lazy, NoLock: op.o.NoLock, NBD: op.o.NBD, referred: true,
 	}
-	img, err := open(ctx, Spec{Source: path}, source{open: openPath}, path, o, parents)
+	img, err := open(ctx, Spec{Source: text}, src, text[len(src.prefix):], o, parents)
 	if err != nil {
 		return nil, err
 	}
 	if img.Device == nil {
-		return nil, errors.Join(naming(path).wrap(oneWay(ref.Kind)), img.Close())
+		return nil, errors.Join(naming(text).wrap(oneWay(ref.Kind)), img.Close())
 	}
 	return img.Device, nil
+}
+
+// referred returns the source that ref means, and the text that names it: the path of a file, or the URI of an export.
+func referred(ref formats.Ref, parents []os.FileInfo) (source, string, error) {
+	uri, ok := NBDURI(ref.Name)
+	if !ok {
+		uri = ref.Name
+	}
+	if src, _, err := findSource(uri); err == nil && src.prefix != "" && src.target {
+		return src, uri, nil
+	}
+	path, err := Path(ref)
+	if err == nil {
+		err = checkLoop(path, parents)
+	}
+	return source{open: openPath}, path, err
 }
 
 // Path returns the path of the file that ref means: relative names are relative to the folder of the image that has it. It neither asks a

@@ -16,11 +16,17 @@ import (
 // Ref is something outside an image that the image names and that must be opened to read it. Its fields come from the image: nobody the
 // user trusts has written them.
 type Ref struct {
-	Kind   string // what it is to the image: backing file, data file, extent, parent
+	Kind   string // what it is to the image: BackingFile, DataFile, or another word of its format
 	Name   string // as the image has it
 	Format string // the format that the image says it has; "" where it says none
 	From   string // path of the image that refers to it
 }
+
+// What a reference is to an image, in words for messages.
+const (
+	BackingFile = "backing file" // shown where the image itself holds nothing
+	DataFile    = "data file"    // holds the image's data, as they are
+)
 
 // Opener opens what an image refers to, once a Gate has let it pass. A backing file is opened in the format that ref says, or by its bytes where
 // it says none; a data file is opened as ref.Format "raw". With write it is opened for writing. The device is the caller's.

@@ -253,7 +253,7 @@ func (v *conversion) checkTarget(ctx context.Context, src *origin, target string
 	if v.backing == "" || v.inPlace {
 		return nil
 	}
-	ref := formats.Ref{Kind: "backing file", Name: v.backing, Format: v.backingFormat, From: target}
+	ref := formats.Ref{Kind: formats.BackingFile, Name: v.backing, Format: v.backingFormat, From: target}
 	if err := v.checkBackingFormat(ctx, ref); err != nil {
 		return err
 	}

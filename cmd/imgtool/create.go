@@ -151,7 +151,7 @@ func (v *creation) checkBacking(ctx context.Context, image string, size int64) (
 	if v.backing == "" {
 		return size, nil
 	}
-	ref := formats.Ref{Kind: "backing file", Name: v.backing, Format: v.backingFormat, From: image}
+	ref := formats.Ref{Kind: formats.BackingFile, Name: v.backing, Format: v.backingFormat, From: image}
 	path, err := chain.Path(ref)
 	switch {
 	case err != nil:

@@ -69,7 +69,7 @@ func (v *rebasing) run(ctx context.Context, image string) error {
 		if err != nil {
 			return err
 		}
-		ref := formats.Ref{Kind: "backing file", Name: v.backing, Format: v.backingFormat, From: img.Path}
+		ref := formats.Ref{Kind: formats.BackingFile, Name: v.backing, Format: v.backingFormat, From: img.Path}
 		if err := v.checkName(ctx, img, ref); err != nil {
 			return err
 		}

@@ -93,7 +93,7 @@ func open(ctx context.Context, file block.Device, o formats.OpenOptions) (block.
 		if err != nil {
 			return nil, err
 		}
-		if err := d.backing.Set(ctx, formats.Ref{Kind: "backing file", Name: name, From: o.Name}, false, o); err != nil {
+		if err := d.backing.Set(ctx, formats.Ref{Kind: formats.BackingFile, Name: name, From: o.Name}, false, o); err != nil {
 			return nil, err
 		}
 	}

@@ -122,7 +122,7 @@ func crashSteps(t *testing.T, f files, content []byte, seed uint64, steps int) {
 		initial = append(initial, f.data.Clone())
 		data := log.Recorder(f.data)
 		o.Refer = func(ctx context.Context, ref formats.Ref, write bool) (block.Device, error) {
-			if ref.Kind == dataFileKind {
+			if ref.Kind == formats.DataFile {
 				return block.NoClose(data), nil
 			}
 			return f.refer(ctx, ref, write)

@@ -72,7 +72,7 @@ func createImage(ctx context.Context, s formats.Store, o formats.CreateOptions) 
 			return nil, err
 		}
 		open.Refer = func(ctx context.Context, ref formats.Ref, write bool) (block.Device, error) {
-			if ref.Name == opts.DataFile && ref.Kind == dataFileKind {
+			if ref.Name == opts.DataFile && ref.Kind == formats.DataFile {
 				return block.NoClose(data), nil
 			}
 			return formats.Opener(nil).Open(ctx, ref, write)
@@ -81,14 +81,11 @@ func createImage(ctx context.Context, s formats.Store, o formats.CreateOptions) 
 	return openCreated(ctx, file, open)
 }
 
-// dataFileKind is what formats.Ref calls the file that holds the data.
-const dataFileKind = "data file"
-
 // createDataFile makes the file that holds the data of an image of the given size, which is the file's too.
 func createDataFile(ctx context.Context, s formats.Store, size int64, opts plan.Options) (block.Device, error) {
 	data, err := s.Create(ctx, opts.DataFile)
 	if err != nil {
-		return nil, fmt.Errorf("%s %q: %w", dataFileKind, opts.DataFile, err)
+		return nil, fmt.Errorf("%s %q: %w", formats.DataFile, opts.DataFile, err)
 	}
 	if err = data.Resize(ctx, size); err == nil {
 		switch formats.Preallocation(opts.Preallocation) {

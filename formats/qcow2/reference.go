@@ -19,7 +19,7 @@ func (d *Device) prepareData(ctx context.Context) error {
 	if name == "" {
 		return d.corrupt("header", -1, "the data is in another file, of which the name is missing")
 	}
-	return d.data.Set(ctx, formats.Ref{Kind: dataFileKind, Name: name, Format: "raw", From: d.o.Name}, d.writable, d.o)
+	return d.data.Set(ctx, formats.Ref{Kind: formats.DataFile, Name: name, Format: "raw", From: d.o.Name}, d.writable, d.o)
 }
 
 // dataFile returns the file in which the data lies.
@@ -33,7 +33,7 @@ func (d *Device) dataFile(ctx context.Context) (block.Device, error) {
 // backingRef returns how the image names its backing file, and whether it does.
 func (d *Device) backingRef() (formats.Ref, bool) {
 	name := d.h.BackingFile
-	return formats.Ref{Kind: "backing file", Name: name, Format: d.h.BackingFormat(), From: d.o.Name}, name != ""
+	return formats.Ref{Kind: formats.BackingFile, Name: name, Format: d.h.BackingFormat(), From: d.o.Name}, name != ""
 }
 
 func (d *Device) prepareBacking(ctx context.Context) error {

@@ -172,34 +172,23 @@ func (d *Device) wroteTo() {
 
 // writeNew stores p, which belongs to one slice, where not all of it has a place of its own.
 func (d *Device) writeNew(ctx context.Context, p []byte, off int64) error {
-	if err := d.broken(); err != nil {
-		return err
-	}
-	lock, err := d.locks.Lock(ctx, d.floor(off), d.ceil(off+int64(len(p))), false)
-	if err != nil {
-		return err
-	}
-	defer d.locks.Unlock(lock)
-	s, err := d.ownSlice(ctx, off)
-	if err != nil {
-		return err
-	}
-	defer s.unpin()
-	for len(p) > 0 {
-		host, n, err := d.inPlace(ctx, s, off, int64(len(p)))
-		switch {
-		case err != nil:
-		case n > 0:
-			err = d.writeData(ctx, p[:n], off, host)
-		default:
-			n, err = d.writeClusters(ctx, s, p, off)
+	return d.inSlice(ctx, off, off+int64(len(p)), func(s *slice, off, _ int64) error {
+		for len(p) > 0 {
+			host, n, err := d.inPlace(ctx, s, off, int64(len(p)))
+			switch {
+			case err != nil:
+			case n > 0:
+				err = d.writeData(ctx, p[:n], off, host)
+			default:
+				n, err = d.writeClusters(ctx, s, p, off)
+			}
+			if err != nil {
+				return err
+			}
+			p, off = p[n:], off+n
 		}
-		if err != nil {
-			return err
-		}
-		p, off = p[n:], off+n
-	}
-	return nil
+		return nil
+	})
 }
 
 // writeClusters stores the first bytes of p in clusters whose entries change with it, and returns how many.

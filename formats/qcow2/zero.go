@@ -144,6 +144,7 @@ func (d *Device) eachSlice(ctx context.Context, off, end int64, skip func(ctx co
 	return nil
 }
 
+// inSlice calls do for a range of one slice, with the slice ready to be changed and its clusters locked.
 func (d *Device) inSlice(ctx context.Context, off, end int64, do func(s *slice, off, end int64) error) error {
 	if err := d.broken(); err != nil {
 		return err
