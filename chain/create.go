@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/internal/sizes"
 	"github.com/imgtool/imgtool/source/file"
 )
 
@@ -23,6 +25,8 @@ type CreateOptions struct {
 	AllowBusy bool     // write even a disk that is mounted or held
 	NoLock    bool     // neither take locks nor look at those of others
 	Stdout    *os.File // what - stands for; nil: os.Stdout
+	NBD       NBDOptions
+	Log       *slog.Logger // what happens to connections; nil drops it
 }
 
 // Target is where a new image goes: a formats.Store, or a writer where bytes can go one way only. It is used by one goroutine at a time and
@@ -35,7 +39,7 @@ type Target struct {
 	// InPlace says that the target existed before and holds old bytes, which have to be overwritten, zeros too. Its size is fixed.
 	InPlace bool
 
-	path  string
+	path  string // of a file or a disk; of others ""
 	name  naming
 	o     CreateOptions
 	base  string
@@ -47,49 +51,60 @@ type Target struct {
 	done  bool
 }
 
-// Create opens the target that text names: a path, which may be a disk or a FIFO, the URL of one, or -. What exists as a file is replaced when the
-// target is committed, and not touched before; disks are written in place. Binary data is not written to a terminal. What is written wrongly is
-// a *UsageError; every other error is an *Error that names the target.
+// Create opens the target that text names: a path, which may be a disk or a FIFO, the URL of one, -, an NBD export or a program that serves one, or
+// null:. What exists as a file is replaced when the target is committed, and not touched before; disks and exports are written in place. Binary data
+// is not written to a terminal. What is written wrongly is a *UsageError; every other error is an *Error that names the target.
 func Create(ctx context.Context, text string, o CreateOptions) (*Target, error) {
-	path, err := targetPath(text)
+	spec, err := Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{path: path, name: naming(path), o: o}
-	if path == Standard {
-		t.name = "standard output"
-		err = t.openStandard(o.Stdout)
-	} else {
-		err = t.openPath(ctx)
+	if len(spec.Layers) > 0 {
+		return nil, usage("%q: a target has no layers; the format to write is chosen with -O, and :: in a name is written \\::", text)
 	}
-	if err != nil {
+	t := &Target{name: naming(spec.Source), o: o}
+	if err := t.open(ctx, spec.Source); err != nil {
 		return nil, t.name.opening(err)
 	}
 	return t, nil
 }
 
-// targetPath returns the path that text names, or Standard.
-func targetPath(text string) (string, error) {
-	spec, err := Parse(text)
-	if err != nil {
-		return "", err
+// open opens or begins what text, a source, is as a target.
+func (t *Target) open(ctx context.Context, text string) error {
+	if text == Standard {
+		t.name = "standard output"
+		return t.openStandard(t.o.Stdout)
 	}
-	if len(spec.Layers) > 0 {
-		return "", usage("%q: a target has no layers; the format to write is chosen with -O, and :: in a name is written \\::", text)
-	}
-	if spec.Source == Standard {
-		return Standard, nil
-	}
-	src, arg, err := findSource(spec.Source)
+	src, arg, err := findSource(text)
 	switch {
 	case err != nil:
-		return "", err
-	case src.prefix == "":
-		return spec.Source, nil
-	case src.prefix == filePrefix:
-		return filePath(arg)
+		return err
+	case src.path != nil:
+		if t.path, err = src.path(arg); err != nil {
+			return err
+		}
+		t.name = naming(t.path)
+		return t.openPath(ctx)
+	case src.target:
+		in, err := src.open(ctx, arg, Options{Write: true, NBD: t.o.NBD, Log: t.o.Log})
+		if err != nil {
+			return err
+		}
+		return t.inPlace(in.dev)
+	case src.prefix == nullPrefix:
+		return t.openNull(arg)
 	}
-	return "", usage("%q cannot be a target: only files, disks and - can; a file of this name is written as ./%s", text, spec.Source)
+	return usage("%q cannot be a target: only files, disks, exports of NBD servers, null: and - can; a file of this name is written as ./%s", text, text)
+}
+
+// IsFile reports whether the target that text names is a file or a disk, whose name may tell what it is to hold.
+func IsFile(text string) bool {
+	spec, err := Parse(text)
+	if err != nil || spec.Source == Standard {
+		return false
+	}
+	src, _, err := findSource(spec.Source)
+	return err == nil && src.path != nil
 }
 
 // openStandard takes standard output.
@@ -143,14 +158,34 @@ func (t *Target) openPath(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	aligned := block.Align(d, 0)
-	fixed, err := block.NewWindow(aligned, 0, aligned.Size())
+	return t.inPlace(block.Align(d, 0))
+}
+
+// inPlace makes dev, which keeps its size, the target. On an error it is closed.
+func (t *Target) inPlace(dev block.Device) error {
+	if !dev.Info().Caps.Write {
+		return errors.Join(block.ErrReadOnly, dev.Close())
+	}
+	fixed, err := block.NewWindow(dev, 0, dev.Size())
 	if err != nil {
-		return errors.Join(err, d.Close())
+		return errors.Join(err, dev.Close())
 	}
 	t.InPlace, t.disk = true, fixed
 	t.Device = &named{block.Filter{Device: block.NoClose(fixed)}, t.name}
 	return nil
+}
+
+// openNull opens what forgets all that is written to it: with a size as a disk, and else as a new file that gets none.
+func (t *Target) openNull(size string) error {
+	if size == "" {
+		t.Device = &sink{Device: block.NewNull(0)}
+		return nil
+	}
+	n, err := sizes.ParseSize(size)
+	if err != nil {
+		return &UsageError{err}
+	}
+	return t.inPlace(block.NewNull(n))
 }
 
 // begin begins a file under a temporary name.
@@ -187,7 +222,7 @@ func (t *Target) Create(_ context.Context, name string) (block.Device, error) {
 		}
 		t.first = true
 		return t.Device, nil
-	case t.InPlace:
+	case t.InPlace || len(t.files) == 0:
 		return nil, t.name.wrap(block.ErrorOf(errors.ErrUnsupported, "cannot hold an image of several files"))
 	case name != filepath.Base(name) || !filepath.IsLocal(name) || name == ".":
 		return nil, t.name.wrap(fmt.Errorf("%q is not the name of a file in the same folder", name))

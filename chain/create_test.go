@@ -258,10 +258,11 @@ func TestCreateErrors(t *testing.T) {
 	}{
 		{"", true, nil, "names no image"},
 		{"x::qcow2", true, nil, "-O"},
-		{"null:1M", true, nil, "cannot be a target"},
+		{"pattern:1M", true, nil, "cannot be a target"},
+		{"null:1x", true, nil, "1x"},
 		{"https://host/x", true, nil, "cannot be a target"},
 		{"ssh://host/x", true, nil, "not a kind of source"},
-		{"[ cat ]", true, nil, "programs in brackets"},
+		{"[ ]", true, nil, "no program"},
 		{filepath.Join(dir, "no", "x"), false, fs.ErrNotExist, filepath.Join(dir, "no", "x") + ": "},
 		{dir, false, nil, dir + ": "},
 	} {

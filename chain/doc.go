@@ -12,13 +12,25 @@
 //	disk.img::window,offset=1M,size=64M
 //	-                               standard input
 //	null:1G pattern:64M memory:1G   devices without a file
+//	nbd://host/export               an export of an NBD server
+//	[ nbdkit -r file disk.img ]     an NBD server that is started for the purpose
+//
+// Files, disks, exports, programs, - and null: can be targets as well, without layers. Disks and exports are written in place.
 //
 // # Sniffing
 //
 // Formats that are not written are found by the first bytes, in the order of the registry. That goes on only through transport wrappers
 // (gz, xz, tar ...). The first disk format or raw ends it, because what lies inside a disk is written by its guest, who must not
 // choose how the host reads it. A format that is written is applied to what stands to the left of it, with nothing guessed in between; after
-// a view of a disk (part, window) nothing is sniffed either.
+// a view of a disk (part, window) nothing is sniffed either. An NBD export is sniffed as a file is: it mostly holds a raw disk, and ::raw keeps it one
+// whatever a guest has written to its beginning. What it refers to then is not followed unless the gate lets everything pass, for it has no folder.
+//
+// # Programs
+//
+// [ CMD ARG... ] starts an NBD server with a listening socket, as systemd would (LISTEN_FDS), and takes its default export. The server ends when
+// the image is closed, and with this process. It is no shell that reads the words: spaces part them; in '...' every sign stands for itself; in
+// "..." all do but " and \, which a backslash before them makes ordinary; elsewhere a backslash does so with any sign. Brackets that
+// are not in quotes come in pairs. An image never starts a program, whatever it refers to.
 //
 // # Text that holds the signs of the grammar
 //

@@ -33,9 +33,11 @@ type Options struct {
 	AllowBusy bool     // write even a disk that is mounted or held
 	NoLock    bool     // neither take locks nor look at those of others
 	Stdin     *os.File // what - stands for; nil: os.Stdin
+	NBD       NBDOptions
 
-	below   bool    // stop below the last format: see OpenBelow
-	pending *Target // whose files a reference may mean: see Reopen
+	referred bool    // an image names it, not the user
+	below    bool    // stop below the last format: see OpenBelow
+	pending  *Target // whose files a reference may mean: see Reopen
 }
 
 // Image is an open chain. Exactly one of Device and Stream is set; Close of the Image closes it.

@@ -73,7 +73,6 @@ func TestReferences(t *testing.T) {
 		{"absolute", "POINTER " + base + " raw", o, block.ErrDenied},
 		{"trusted", "POINTER " + base + " raw", trusting, nil},
 		{"url", "POINTER file:" + base + " raw", trusting, nil},
-		{"nbd", "POINTER nbd://host/x raw", trusting, errors.ErrUnsupported},
 		{"json", `POINTER json:{"file.filename":"sub/base.raw"}`, trusting, errors.ErrUnsupported},
 		{"up", "POINTER ../x", o, block.ErrDenied},
 		{"unknown", "POINTER sub/base.raw vdi", o, errors.ErrUnsupported},

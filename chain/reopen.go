@@ -16,7 +16,7 @@ func (t *Target) Reopen(ctx context.Context, o Options) (*Image, error) {
 		return nil, t.name.wrap(errors.New("what went into a pipe cannot be read again"))
 	}
 	o.pending, o.Sequential = t, false
-	spec := Spec{Source: t.path}
+	spec := Spec{Source: string(t.name)}
 	steps, err := plan(spec, o)
 	if err != nil {
 		return nil, err

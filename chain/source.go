@@ -44,29 +44,28 @@ func (in input) abandon() error {
 // filePrefix begins the URL of a file.
 const filePrefix = "file://"
 
+// nullPrefix begins what has no content.
+const nullPrefix = "null:"
+
 // source is a kind of source. What fits none of the list is a path.
 type source struct {
 	prefix string // of the text
 	doc    string
 	open   func(ctx context.Context, arg string, o Options) (input, error) // arg is the text without the prefix
+	path   func(arg string) (string, error)                                // where it is a file: its path
+	target bool                                                            // it can be a target, which is written in place
 }
 
 // sources lists the kinds of sources, in the order in which they are tried.
 func sources() []source {
-	return []source{
-		{filePrefix, "file:///PATH    a local file, as a URL", openFileURL},
-		{"null:", "null:SIZE       reads as zero, forgets what is written", sized(block.NewNull)},
-		{"pattern:", "pattern:SIZE    every 8 bytes are their own offset, big-endian", sized(block.NewPattern)},
-		{"memory:", "memory:SIZE     empty, writable, in memory", sized(func(n int64) block.Device { return block.NewMemory(n) })},
-		{"http://", "", notYet("HTTP sources")},
-		{"https://", "", notYet("HTTP sources")},
-		{"nbd://", "", notYet("NBD exports")},
-		{"nbds://", "", notYet("NBD exports")},
-		{"nbd+unix://", "", notYet("NBD exports")},
-		{"nbds+unix://", "", notYet("NBD exports")},
-		{"nbd+vsock://", "", notYet("NBD exports")},
-		{"nbds+vsock://", "", notYet("NBD exports")},
-	}
+	return append([]source{
+		{prefix: filePrefix, doc: "file:///PATH    a local file, as a URL", open: openFileURL, path: filePath},
+		{prefix: nullPrefix, doc: "null:SIZE       reads as zero, forgets what is written; as a target null: has any size", open: sized(block.NewNull)},
+		{prefix: "pattern:", doc: "pattern:SIZE    every 8 bytes are their own offset, big-endian", open: sized(block.NewPattern)},
+		{prefix: "memory:", doc: "memory:SIZE     empty, writable, in memory", open: sized(func(n int64) block.Device { return block.NewMemory(n) })},
+		{prefix: "http://", open: notYet("HTTP sources")},
+		{prefix: "https://", open: notYet("HTTP sources")},
+	}, exports()...)
 }
 
 // SourcesHelp returns one line for every kind of source, for the help of commands.
@@ -77,26 +76,31 @@ func SourcesHelp() []string {
 			lines = append(lines, s.doc)
 		}
 	}
-	return lines
+	return append(lines, "[ CMD ARG... ]  an NBD server that is started for the purpose: '[ nbdkit memory 1G ]'")
+}
+
+// begins reports whether text names a source of this kind.
+func (s source) begins(text string) bool {
+	return len(text) >= len(s.prefix) && strings.EqualFold(text[:len(s.prefix)], s.prefix)
 }
 
 // findSource returns the kind of source that text names, and its argument.
 func findSource(text string) (source, string, error) {
 	for _, s := range sources() {
-		if len(text) >= len(s.prefix) && strings.EqualFold(text[:len(s.prefix)], s.prefix) {
+		if s.begins(text) {
 			return s, text[len(s.prefix):], nil
 		}
 	}
 	if text == Standard {
 		return source{open: openStandard}, "", nil
 	}
-	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
-		return source{}, "", usage("programs in brackets as sources are not supported by this version")
+	if isProgram(text) {
+		return source{open: openProgram, target: true}, text, nil
 	}
 	if scheme, _, ok := strings.Cut(text, "://"); ok && len(scheme) > 1 && isName(strings.ReplaceAll(scheme, "+", "")) { // C:// is a drive
 		return source{}, "", usage("%s:// is not a kind of source; a file of this name is written as ./%s", scheme, text)
 	}
-	return source{open: openPath}, text, nil
+	return source{open: openPath, path: func(arg string) (string, error) { return arg, nil }}, text, nil
 }
 
 // notYet is a source that is refused before anything is opened.

@@ -44,11 +44,15 @@ func Parse(text string) (Spec, error) {
 	if len(text) > maxText {
 		return Spec{}, usage("the name of an image has %d bytes, more than %d", len(text), maxText)
 	}
-	source, rest, more := cut(text, betweenLayers)
-	if source == "" {
+	var s Spec
+	source, rest, more := cutProgram(text)
+	if source != "" {
+		s.Source = source
+	} else if source, rest, more = cut(text, betweenLayers); source != "" {
+		s.Source = unescape(source, betweenLayers)
+	} else {
 		return Spec{}, usage("%q names no image", text)
 	}
-	s := Spec{Source: unescape(source, betweenLayers)}
 	for more {
 		var part string
 		part, rest, more = cut(rest, betweenLayers)
@@ -109,7 +113,11 @@ func (l Layer) values() map[string]string {
 // String returns a text that Parse reads as s, if s came from Parse.
 func (s Spec) String() string {
 	var b strings.Builder
-	b.WriteString(escape(s.Source, betweenLayers))
+	if isProgram(s.Source) {
+		b.WriteString(s.Source)
+	} else {
+		b.WriteString(escape(s.Source, betweenLayers))
+	}
 	for _, l := range s.Layers {
 		b.WriteString(betweenLayers)
 		b.WriteString(l.String())
