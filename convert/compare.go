@@ -43,7 +43,7 @@ func Compare(ctx context.Context, a, b block.Device, strict bool, o Options) (Re
 		r.Difference, r.Off = Size, min(r.SizeA, r.SizeB)
 		return r, nil
 	}
-	workers, request := o.limits(readRequest, 2, a, b)
+	workers, request := o.limits(readRequest, 2, nil, a, b)
 	c := &comparison{a: a, b: b, events: events{off: max(r.SizeA, r.SizeB)}}
 	c.total, c.tell = max(r.SizeA, r.SizeB), o.Progress
 
@@ -62,7 +62,7 @@ func Compare(ctx context.Context, a, b block.Device, strict bool, o Options) (Re
 			}
 		})
 	}
-	for t, err := range tasks(bothRanges(ctx, a, b, strict), request) {
+	for t, err := range tasks(bothRanges(ctx, a, b, strict), request, zeroTask) {
 		if err != nil {
 			c.found(c.next, Same, err)
 			break

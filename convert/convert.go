@@ -17,8 +17,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/imgtool/imgtool/block"
@@ -37,17 +39,20 @@ const (
 	// readRequest is the same where nothing is written to a device: what is read should still be in the processor's cache when it is looked
 	// through.
 	readRequest = 512 << 10
+	// farRequest is the same where a device waits for something far away: many requests that are short keep both ends busy.
+	farRequest = 256 << 10
 
-	maxWorkers = 16      // by default: past it the target's lock is what everybody waits for
+	maxWorkers = 16      // by default, on one machine: past it the target's lock is what everybody waits for
 	minRequest = 4 << 10 // what a small memory budget can shrink requests to
 )
 
 // Options say how to copy. The zero value copies with all processors, and finds no zeros in data.
 type Options struct {
-	// Workers is how many requests are in flight; 0 means one for each processor, at most 16.
+	// Workers is how many requests are in flight; 0 means one for each processor, at most 16, or as many as keep the source or the target busy
+	// where one of them says so (block.Info.InFlight).
 	Workers int
-	// Request is the longest request in bytes; 0 means DefaultRequest, 512 KiB where nothing is written to a device, or the block that a
-	// source unpacks at a time where that is longer.
+	// Request is the longest request in bytes; 0 means DefaultRequest, 512 KiB where nothing is written to a device, 256 KiB where a device is far
+	// away, or the block that a source unpacks at a time where that is longer. It is never more than a device takes.
 	Request int64
 	// Memory bounds all buffers together, in bytes; 0 means DefaultMemory. Requests are made shorter, and then workers fewer, to keep it.
 	Memory int64
@@ -90,21 +95,34 @@ type Stats struct {
 	Written int64 // to the target: data, and zeros where it was not zero already
 }
 
-// limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers and reads
-// from the sources. fallback is the request where the options say none.
-func (o Options) limits(fallback, buffersPerWorker int64, sources ...block.Device) (workers int, request int64) {
-	workers, request = o.Workers, o.Request
-	if workers <= 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
-	if request <= 0 {
-		request = fallback
-		for _, s := range sources {
-			if i := s.Info(); i.Caps.Packed {
-				request = max(request, i.PreferredBlock)
-			}
+// limits returns how many workers there are, and how long a request is at most, where each worker keeps the given number of buffers, reads
+// from the sources and writes to the target, which is nil where there is none. fallback is the request where the options say none.
+func (o Options) limits(fallback, buffersPerWorker int64, target block.Device, sources ...block.Device) (workers int, request int64) {
+	workers, request = min(runtime.GOMAXPROCS(0), maxWorkers), fallback
+	packed, most := int64(0), int64(math.MaxInt64)
+	for k, d := range slices.Concat(sources, []block.Device{target}) {
+		if d == nil {
+			continue
+		}
+		i := d.Info()
+		if workers = max(workers, i.InFlight); i.InFlight > 0 {
+			request = min(request, farRequest)
+		}
+		if i.Caps.Packed && k < len(sources) {
+			packed = max(packed, i.PreferredBlock)
+		}
+		if i.MaxBlock > 0 {
+			most = min(most, max(i.MaxBlock, minRequest))
 		}
 	}
+	request = max(request, packed)
+	if o.Workers > 0 {
+		workers = o.Workers
+	}
+	if o.Request > 0 {
+		request = o.Request
+	}
+	request = min(request, most)
 	memory := o.Memory
 	if memory <= 0 {
 		memory = DefaultMemory

@@ -25,7 +25,7 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	if cloned, err := reflink(ctx, src, dst, o); err != nil || cloned {
 		return Stats{Size: size, Cloned: size}, err
 	}
-	workers, request := o.limits(DefaultRequest, 1, src)
+	workers, request := o.limits(DefaultRequest, 1, dst, src)
 	c := newCopier(dst, o, size)
 	c.stats.Size = size
 
@@ -33,7 +33,7 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	if o.KeepBacking {
 		only = func(e block.Extent) bool { return e.Depth == 0 }
 	}
-	err := each(ctx, workers, request, tasks(ranges(ctx, src, only), request), func(ctx context.Context, t task, b *buffers) error {
+	err := each(ctx, workers, request, tasks(ranges(ctx, src, only), request, c.longestZeros(request)), func(ctx context.Context, t task, b *buffers) error {
 		return c.copy(ctx, src, t, b)
 	})
 	return c.stats, err
@@ -61,15 +61,36 @@ type copier struct {
 	file *os.File // of dst, where its bytes lie plain in one and the kernel may write into it
 	o    Options
 	unit int64
+
+	granule int64 // ZeroGranule, or 0 where it does not pay to make zeros of data
 }
 
 func newCopier(dst block.Device, o Options, total int64) *copier {
-	c := &copier{dst: dst, o: o, unit: o.unit(dst.Info())}
+	c := &copier{dst: dst, o: o, unit: o.unit(dst.Info()), granule: o.ZeroGranule}
+	if c.writesZeros() {
+		c.granule = 0
+	}
 	c.total, c.tell = total, o.Progress
 	if o.ZeroGranule <= 0 && o.Kernel.CopyRange != nil {
 		c.file = plainFile(dst)
 	}
 	return c
+}
+
+// writesZeros reports whether zeros cost the target as much as data.
+func (c *copier) writesZeros() bool {
+	return !c.o.TargetIsZero && !c.o.KeepBacking && !c.dst.Info().Caps.Zero
+}
+
+// longestZeros returns how many zeros there are in one task at most. What has to be written goes in requests, so that many are in flight.
+func (c *copier) longestZeros(request int64) int64 {
+	switch {
+	case c.writesZeros():
+		return request
+	case c.dst.Info().InFlight > 0:
+		return farZeroTask
+	}
+	return zeroTask
 }
 
 // plainFile returns the file behind a device that is nothing but a file.
@@ -103,7 +124,7 @@ func (c *copier) copy(ctx context.Context, src block.Device, t task, b *buffers)
 // store writes p to off of the target, its zeros as zeros, and counts it.
 func (c *copier) store(ctx context.Context, p []byte, off int64) error {
 	var found, written int64
-	err := split(p, off, c.unit, c.o.ZeroGranule, func(i, j int64, zero bool) error {
+	err := split(p, off, c.unit, c.granule, func(i, j int64, zero bool) error {
 		if zero {
 			found += j - i
 			k, err := c.zero(ctx, off+i, j-i)
@@ -143,9 +164,12 @@ func (c *copier) zero(ctx context.Context, off, n int64) (int64, error) {
 	return n, nil
 }
 
-// allocateZeros makes a range zero that takes space. Where its bytes lie plain in a file, space is reserved; elsewhere zeros are written, for
-// an image may well keep them as a mark in its tables.
+// allocateZeros makes a range zero that takes space. Where its bytes lie plain in a file, space is reserved, and a server is asked to do so; elsewhere
+// zeros are written, for an image may well keep them as a mark in its tables.
 func allocateZeros(ctx context.Context, d block.Device, off, n int64) error {
+	if i := d.Info(); i.InFlight > 0 && i.Caps.Zero {
+		return d.Zero(ctx, off, n, block.NoHole)
+	}
 	for n > 0 {
 		k, zero := min(n, zeroRun), func(k int64) error { return block.WriteZeros(ctx, d, off, k, 0) }
 		if r, release, ok := block.Pin(ctx, d, off, n); ok {

@@ -346,7 +346,7 @@ func TestLimits(t *testing.T) {
 		for _, workers := range []int{0, 1, 16, 1000} {
 			for _, request := range []int64{0, 512, 1 << 20, 1 << 30} {
 				for buffers := range int64(3) {
-					w, r := Options{Workers: workers, Request: request, Memory: memory}.limits(DefaultRequest, buffers+1, long)
+					w, r := Options{Workers: workers, Request: request, Memory: memory}.limits(DefaultRequest, buffers+1, nil, long)
 					budget := max(memory, minRequest*(buffers+1))
 					if memory == 0 {
 						budget = DefaultMemory

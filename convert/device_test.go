@@ -27,7 +27,7 @@ type sparse struct {
 }
 
 func newSparse(data []byte) *sparse {
-	return &sparse{data: data, caps: block.Caps{Write: true, Resize: true, Grow: true}, badRead: -1, badPut: -1, badMap: -1}
+	return &sparse{data: data, caps: block.Caps{Write: true, Zero: true, Resize: true, Grow: true}, badRead: -1, badPut: -1, badMap: -1}
 }
 
 func (d *sparse) Info() block.Info {

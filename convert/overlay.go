@@ -28,10 +28,10 @@ func Rebase(ctx context.Context, overlay, oldBacking, newBacking block.Device, o
 	}
 	size := overlay.Size()
 	// Whole clusters are written, so that nothing has to be copied into them.
-	workers, request := o.limits(max(readRequest, overlay.Info().PreferredBlock), 2, sources...)
+	workers, request := o.limits(max(readRequest, overlay.Info().PreferredBlock), 2, overlay, sources...)
 	r := &rebasing{overlay: overlay, old: oldBacking, new: newBacking, unit: rebaseUnit(overlay.Info(), request)}
 	r.total, r.tell, r.stats.Size = size, o.Progress, size
-	err := each(ctx, workers, request, tasks(inUnits(r.ranges(ctx, size), r.unit), request), r.rebase)
+	err := each(ctx, workers, request, tasks(inUnits(r.ranges(ctx, size), r.unit), request, zeroTask), r.rebase)
 	return r.stats, err
 }
 
@@ -252,10 +252,10 @@ func Commit(ctx context.Context, overlay, base block.Device, o Options) (Stats, 
 		return Stats{}, fmt.Errorf("base image: %w", err)
 	}
 	o.TargetIsZero = false
-	workers, request := o.limits(DefaultRequest, 1, overlay)
+	workers, request := o.limits(DefaultRequest, 1, base, overlay)
 	c := newCopier(base, o, size)
 	c.stats.Size = size
-	err := each(ctx, workers, request, tasks(ranges(ctx, overlay, held), request), func(ctx context.Context, t task, b *buffers) error {
+	err := each(ctx, workers, request, tasks(ranges(ctx, overlay, held), request, c.longestZeros(request)), func(ctx context.Context, t task, b *buffers) error {
 		return c.copy(ctx, overlay, t, b)
 	})
 	return c.stats, err

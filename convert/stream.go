@@ -24,7 +24,7 @@ func CopyStream(ctx context.Context, src block.Stream, dst block.Device, o Optio
 		return Stats{}, block.ErrReadOnly
 	}
 	o.Kernel = Kernel{}
-	workers, request := o.limits(DefaultRequest, 2)
+	workers, request := o.limits(DefaultRequest, 2, dst)
 	c := newCopier(dst, o, total)
 
 	g, gctx := errgroup.WithContext(ctx)
@@ -125,7 +125,7 @@ func (s *gatherer) zeros(ctx context.Context, n int64) error {
 		return err
 	}
 	for n > 0 {
-		k := min(n, zeroTask)
+		k := min(n, s.longestZeros(s.request))
 		if err := s.send(ctx, piece{off: s.off, n: k}); err != nil {
 			return err
 		}

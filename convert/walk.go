@@ -12,7 +12,11 @@ import (
 // extents yields what d consists of from off to end, in order and without gaps.
 func extents(ctx context.Context, d block.Device, off, end int64) iter.Seq2[block.Extent, error] {
 	return func(yield func(block.Extent, error) bool) {
-		for e, err := range block.Walk(ctx, d, block.Map{}, off, end) {
+		walk := block.Walk
+		if d.Info().InFlight > 0 {
+			walk = walkAhead
+		}
+		for e, err := range walk(ctx, d, block.Map{}, off, end) {
 			if err != nil {
 				err = failure(Describe, e.Off, err)
 			}
@@ -123,16 +127,19 @@ func ranges(ctx context.Context, d block.Device, only func(block.Extent) bool) i
 // zeroTask is the longest range of zeros in one task: short enough for progress and cancelling where a target has to write them.
 const zeroTask = 256 << 20
 
+// farZeroTask is the same where a server zeroes it. nbdkit before 1.44 leaves old data in what is longer.
+const farZeroTask = 64 << 20
+
 // tasks joins neighbouring ranges of a kind, and cuts them into tasks at multiples of request, so that workers do not meet inside one
-// block of the target; ranges without data at multiples of zeroTask.
-func tasks(ranges iter.Seq2[task, error], request int64) iter.Seq2[task, error] {
+// block of the target; ranges without data at multiples of zeros.
+func tasks(ranges iter.Seq2[task, error], request, zeros int64) iter.Seq2[task, error] {
 	return func(yield func(task, error) bool) {
 		var t task // joined so far
 		cut := func(last bool) bool {
 			for t.n > 0 {
 				limit := request
 				if !t.kind.data() {
-					limit = zeroTask
+					limit = zeros
 				}
 				n := limit - t.off%limit
 				if n > t.n {

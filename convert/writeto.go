@@ -13,7 +13,7 @@ import (
 // The result does not depend on Options.ZeroGranule: a pipe has no holes. It returns once the Write in progress has returned: a
 // w that blocks for ever is for the caller to close.
 func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Stats, error) {
-	workers, request := o.limits(readRequest, 2, src)
+	workers, request := o.limits(readRequest, 2, nil, src)
 	p := progress{total: src.Size(), tell: o.Progress, stats: Stats{Size: src.Size()}}
 
 	// Each task is in two queues: that of the workers, who read it in any order, and that of the writer, who wants them in
@@ -28,7 +28,7 @@ func WriteTo(ctx context.Context, src block.Device, w io.Writer, o Options) (Sta
 	g.Go(func() error {
 		defer close(todo)
 		defer close(inOrder)
-		for t, err := range tasks(ranges(ctx, src, nil), request) {
+		for t, err := range tasks(ranges(ctx, src, nil), request, zeroTask) {
 			if err != nil {
 				return err
 			}
