@@ -17,6 +17,9 @@ type layer struct {
 	options any // pointer to a struct of defaults, or nil; see formats.ParseOptions
 	apply   func(ctx context.Context, dev block.Device, l Layer) (block.Device, error)
 	check   func(l Layer) error // what can be said before anything is opened; options are checked already
+
+	// covers says that changes stay in the layer: what lies below is opened for reading, and where nothing is going to be written the layer is not needed.
+	covers bool
 }
 
 // windowOptions are the options of the layer window.
@@ -31,6 +34,7 @@ func layers() []layer {
 		{name: "part", doc: "part=SELECTOR   one partition: N, name=, label=, type=, guid=, range=OFF+LEN", check: checkPart, apply: openPart},
 		{name: "window", doc: "window,offset=N,size=N   a range of bytes", options: &windowOptions{}, check: noArg, apply: openWindow},
 		{name: "readonly", doc: "readonly   nothing can be written", check: noArg, apply: openReadOnly},
+		{name: "cow", doc: "cow[,dir=FOLDER]   what is written is thrown away at the end", options: &cowOptions{}, check: noArg, apply: openCow, covers: true},
 	}
 }
 

@@ -57,6 +57,8 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 		return nil, err
 	}
 	name := naming(sourceName(spec.Source))
+	write := o.Write
+	o.Write = write && !slices.ContainsFunc(steps, func(s step) bool { return s.layer.covers })
 	in, err := src.open(ctx, arg, o)
 	if err != nil {
 		return nil, name.opening(err)
@@ -64,7 +66,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 	if st, err := os.Stat(o.IndexFile); err == nil && in.stat != nil && os.SameFile(st, in.stat) {
 		return nil, errors.Join(usage("index file %s: it is the image", o.IndexFile), in.abandon())
 	}
-	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader, parents: parents}
+	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader, parents: parents, write: write}
 	if in.close != nil {
 		op.img.closers = append(op.img.closers, in.close)
 	}
@@ -74,7 +76,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 	if err != nil {
 		op.abandon()
 		if o.Sequential && in.dev != nil && errors.Is(err, errOneWay) { // a layer further in needs any offset after all
-			o.Sequential = false
+			o.Sequential, o.Write = false, write
 			return open(ctx, spec, src, arg, o, parents)
 		}
 		return nil, name.opening(err)
@@ -177,6 +179,7 @@ type opening struct {
 	stream  *replay
 	reader  *bufio.Reader
 	parents []os.FileInfo // of the images that refer to this one
+	write   bool          // what is opened above the first layer that covers what lies below it
 
 	// settled says that nothing may be sniffed any more: a disk format or a view of a disk has been reached.
 	settled bool
@@ -203,15 +206,28 @@ func (op *opening) run(steps []step) error {
 		if op.dev == nil {
 			return oneWay("layer " + s.layer.name)
 		}
+		if err := op.layer(s); err != nil {
+			return err
+		}
+	}
+	op.last = true
+	return op.sniff()
+}
+
+// layer puts a layer that is no format on top.
+func (op *opening) layer(s step) error {
+	if s.layer.covers {
+		op.o.Write = op.write
+	}
+	if op.o.Write || !s.layer.covers {
 		dev, err := s.layer.apply(op.ctx, op.dev, s.written)
 		if err != nil {
 			return err
 		}
 		op.dev = dev
-		op.img.Layers = append(op.img.Layers, LayerInfo{s.layer.name, Given})
 	}
-	op.last = true
-	return op.sniff()
+	op.img.Layers = append(op.img.Layers, LayerInfo{s.layer.name, Given})
+	return nil
 }
 
 // sniff finds formats by their bytes until one is settled.
