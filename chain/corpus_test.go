@@ -1,14 +1,11 @@
 package chain
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,7 +24,7 @@ var corpusFormats = []string{"qcow2", "qcow"}
 
 // corpusRow is a row of the corpus's manifest.
 type corpusRow struct {
-	File, Wrap, Format, Expect, Note string
+	File, Format, Expect, Note string
 	corpusContent
 	Snapshots map[string]corpusContent
 }
@@ -44,15 +41,8 @@ var incomplete = []string{"hostile/b-loop-a.qcow2.gz", "reference-tools/chain-mi
 
 // TestCorpus opens images that other people made, good ones and hostile ones.
 func TestCorpus(t *testing.T) {
-	dir := peers.Corpus(t)
-	p, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var rows []corpusRow
-	if err := json.Unmarshal(p, &rows); err != nil {
-		t.Fatal(err)
-	}
+	corpus := peers.OpenCorpus(t, &rows)
 	seen := 0
 	for _, r := range rows {
 		if !slices.Contains(corpusFormats, r.Format) {
@@ -60,10 +50,9 @@ func TestCorpus(t *testing.T) {
 		}
 		seen++
 		t.Run(r.File, func(t *testing.T) {
-			path := unwrapCorpus(t, dir, r)
+			path := corpus.Unwrap(t, r.File)
 			if r.File == "reference-tools/q3-datafile-on.qcow2" { // its data file is not there, but what it holds is
-				same := corpusRow{File: "reference-tools/q3-cs64k.qcow2.gz", Wrap: "gz"}
-				writeRaw(t, unwrapCorpus(t, dir, same), filepath.Join(filepath.Dir(path), "q3-datafile-on.bin"))
+				writeRaw(t, corpus.Unwrap(t, "reference-tools/q3-cs64k.qcow2.gz"), filepath.Join(filepath.Dir(path), "q3-datafile-on.bin"))
 			}
 			r.test(t, path)
 		})
@@ -128,36 +117,6 @@ func (r corpusRow) check(t *testing.T, path string) {
 	if corrupt, leaks := res.Corruptions > 0, res.Leaks > 0; corrupt != (r.Expect == "check-error") || leaks != (r.Expect == "check-leak") && !corrupt {
 		t.Errorf("the check finds %+v, want %s: %s", res, r.Expect, r.Note)
 	}
-}
-
-// unwrapCorpus puts the image of a row into a folder of its own, and returns its path.
-func unwrapCorpus(t *testing.T, dir string, r corpusRow) string {
-	t.Helper()
-	in, err := os.Open(filepath.Join(dir, r.File))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	var from io.Reader = in
-	name := filepath.Base(r.File)
-	if r.Wrap == "gz" {
-		name = strings.TrimSuffix(name, ".gz")
-		if from, err = gzip.NewReader(in); err != nil {
-			t.Fatal(err)
-		}
-	}
-	path := filepath.Join(t.TempDir(), name)
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, from); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // readCorpus reads all of an image as a user would who does not trust it.

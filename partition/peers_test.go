@@ -3,7 +3,6 @@ package partition
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -289,27 +288,18 @@ func TestCorpus(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it unpacks large images")
 	}
-	dir := peers.Corpus(t)
-	text, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var manifest []struct {
 		File, Wrap string
 		Blkid      string `json:"blkid_expected"`
 	}
-	if err := json.Unmarshal(text, &manifest); err != nil {
-		t.Fatal(err)
-	}
+	corpus := peers.OpenCorpus(t, &manifest)
 	seen := 0
 	for _, e := range manifest {
 		if e.Blkid == "" || e.Wrap != "xz" {
 			continue
 		}
 		seen++
-		path := filepath.Join(t.TempDir(), "image")
-		unpack(t, filepath.Join(dir, e.File), path)
-		d := openDisk(t, path)
+		d := openDisk(t, corpus.Unwrap(t, e.File))
 		if strings.Contains(e.Blkid, "PT:") { // tables of other kinds
 			if table, err := Read(t.Context(), d); err == nil {
 				t.Errorf("%s: %+v", e.File, table)
@@ -352,47 +342,6 @@ func unescape(s string) string {
 		n, _ := strconv.ParseUint(x[2:], 16, 8)
 		return string([]byte{byte(n)})
 	})
-}
-
-// unpack writes a sparse file from one compressed by xz.
-func unpack(t *testing.T, from, to string) {
-	t.Helper()
-	f, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	cmd := peers.Command(t, "xz", "--decompress", "--stdout", from)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 1<<16)
-	var size int64
-	for {
-		n, err := io.ReadFull(out, buf)
-		if !block.IsZero(buf[:n]) {
-			if _, err := f.WriteAt(buf[:n], size); err != nil {
-				t.Fatal(err)
-			}
-		}
-		size += int64(n)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestImages(t *testing.T) {

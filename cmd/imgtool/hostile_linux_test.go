@@ -2,11 +2,7 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"encoding/json"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -25,11 +21,8 @@ const (
 // TestHostileImages lets commands loose on images that were made to break them: whatever they say, they say it soon, in bounded memory, and
 // without a panic. On the images that are wrong in themselves, reading everything must fail.
 func TestHostileImages(t *testing.T) {
-	dir := peers.Corpus(t)
-	var rows []struct{ File, Wrap, Format, Expect string }
-	if err := json.Unmarshal(readFile(t, filepath.Join(dir, "manifest.json")), &rows); err != nil {
-		t.Fatal(err)
-	}
+	var rows []struct{ File, Format, Expect string }
+	corpus := peers.OpenCorpus(t, &rows)
 	seen := 0
 	for _, r := range rows {
 		if !strings.HasPrefix(r.Format, "qcow") || !strings.HasPrefix(r.File, "hostile/") && !strings.Contains(r.File, "invalid") {
@@ -38,8 +31,7 @@ func TestHostileImages(t *testing.T) {
 		seen++
 		t.Run(r.File, func(t *testing.T) {
 			t.Parallel()
-			path := filepath.Join(t.TempDir(), "image")
-			unpack(t, filepath.Join(dir, r.File), path, r.Wrap == "gz")
+			path := corpus.Unwrap(t, r.File)
 			for _, args := range [][]string{{"info"}, {"info", "--json", "--backing-chain"}, {"map", "--json"}, {"check"}, {"snapshot", "-l"}, {"convert", "-O", "raw"}} {
 				if args = append(args, path); args[0] == "convert" {
 					args = append(args, path+".raw")
@@ -81,30 +73,4 @@ func runHostile(t *testing.T, args []string) int {
 		t.Errorf("%v needs %d bytes of memory", args, used)
 	}
 	return cmd.ProcessState.ExitCode()
-}
-
-// unpack copies a file, or what it holds as gzip.
-func unpack(t *testing.T, from, to string, packed bool) {
-	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	var r io.Reader = in
-	if packed {
-		if r, err = gzip.NewReader(in); err != nil {
-			t.Fatal(err)
-		}
-	}
-	out, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, r); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/imgtool/imgtool/block"
@@ -16,15 +14,12 @@ import (
 
 // TestCorpus unpacks the gzip files of the corpus, as a stream and as a device.
 func TestCorpus(t *testing.T) {
-	dir := peers.Corpus(t)
-	p, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
-	check(t, err)
 	var manifest []struct {
 		File, Format, Wrap, Expect string
 		Size                       int64  `json:"image_bytes"`
 		Sum                        string `json:"image_sha256"`
 	}
-	check(t, json.Unmarshal(p, &manifest))
+	corpus := peers.OpenCorpus(t, &manifest)
 	seen := 0
 	for _, e := range manifest {
 		if e.Wrap != Name && e.Format != Name || e.Size > 256<<20 {
@@ -32,7 +27,7 @@ func TestCorpus(t *testing.T) {
 		}
 		seen++
 		t.Run(e.File, func(t *testing.T) {
-			packed, err := os.ReadFile(filepath.Join(dir, e.File))
+			packed, err := os.ReadFile(corpus.File(e.File))
 			check(t, err)
 			streamed, streamErr := decodeAll(packed)
 			opened, openErr := openAll(t, packed)

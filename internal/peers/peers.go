@@ -4,7 +4,7 @@
 // that brings it. With IMGTOOL_PEERS=require in the environment the test fails instead, so that a run in which nothing
 // was compared cannot look like a good one.
 //
-// [Run] runs a peer and returns what it prints. [Corpus] and [Images] name the folders of images that come from elsewhere.
+// [Run] runs a peer and returns what it prints. [OpenCorpus] and [Images] name the folders of images that come from elsewhere.
 //
 // The table of programs in table.go is the only one: `make peers` installs what it lists.
 package peers
@@ -62,12 +62,6 @@ func Run(t testing.TB, program string, args ...string) []byte {
 		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return out
-}
-
-// Corpus returns the folder of foreign images that IMGTOOL_CORPUS names, with its manifest.json, and skips the test where that is not set.
-func Corpus(t testing.TB) string {
-	t.Helper()
-	return folder(t, "IMGTOOL_CORPUS")
 }
 
 // Images returns the folder of whole disk images that IMGTOOL_IMAGES names, and skips the test where that is not set.

@@ -1,6 +1,8 @@
 package peers
 
 import (
+	"bytes"
+	"compress/gzip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -94,9 +96,9 @@ func TestNeedAndRunFindAProgram(t *testing.T) {
 
 func TestFolders(t *testing.T) {
 	dir := t.TempDir()
-	t.Setenv("IMGTOOL_CORPUS", dir)
-	if got := Corpus(t); got != dir {
-		t.Errorf("Corpus gave %s, want %s", got, dir)
+	t.Setenv("IMGTOOL_IMAGES", dir)
+	if got := Images(t); got != dir {
+		t.Errorf("Images gave %s, want %s", got, dir)
 	}
 	t.Setenv("IMGTOOL_IMAGES", "")
 	if o := watch(t, func(t testing.TB) { Images(t) }); !o.skipped {
@@ -105,6 +107,44 @@ func TestFolders(t *testing.T) {
 	t.Setenv("IMGTOOL_IMAGES", filepath.Join(dir, "absent"))
 	if o := watch(t, func(t testing.TB) { Images(t) }); !o.failed {
 		t.Error("Images did not fail for a folder that does not exist")
+	}
+}
+
+func TestCorpus(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("IMGTOOL_CORPUS", dir)
+	write := func(name string, p []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var packed bytes.Buffer
+	image := append(make([]byte, 200<<10), "the end"...)
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(image); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write("a.img.gz", packed.Bytes())
+	write("b.img", image)
+	write("manifest.json", []byte(`[{"file": "a.img.gz", "note": "x"}, {"file": "b.img"}]`))
+	var rows []struct{ File string }
+	c := OpenCorpus(t, &rows)
+	for _, r := range rows {
+		path := c.Unwrap(t, r.File)
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, image) || filepath.Ext(path) != ".img" {
+			t.Errorf("%s: %d bytes in %s, %v", r.File, len(got), path, err)
+		}
+	}
+	if len(rows) != 2 {
+		t.Errorf("rows %v", rows)
+	}
+	t.Setenv("IMGTOOL_CORPUS", "")
+	if o := watch(t, func(t testing.TB) { OpenCorpus(t, &rows) }); !o.skipped {
+		t.Error("OpenCorpus did not skip where IMGTOOL_CORPUS is not set")
 	}
 }
 

@@ -1,13 +1,9 @@
 package check
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -90,25 +86,6 @@ func run(t testing.TB, name string, how formats.Repair) (formats.CheckResult, []
 	return r, told, err
 }
 
-// unpack returns the name of a file of the corpus that is not packed and can be written to.
-func unpack(t testing.TB, name string) string {
-	t.Helper()
-	in, err := os.Open(name)
-	must(t, err)
-	defer in.Close()
-	var r io.Reader = in
-	if strings.HasSuffix(name, ".gz") {
-		r, err = gzip.NewReader(in)
-		must(t, err)
-	}
-	out, err := os.Create(filepath.Join(t.TempDir(), "x.qcow2"))
-	must(t, err)
-	defer out.Close()
-	_, err = io.Copy(out, r)
-	must(t, err)
-	return out.Name()
-}
-
 // differs lists the images of the corpus of which qemu-img says something else, and why.
 var differs = map[string]string{
 	"hostile/b-http.qcow2.gz":              "qemu-img opens the backing file",
@@ -123,15 +100,12 @@ var differs = map[string]string{
 }
 
 func TestCorpus(t *testing.T) {
-	dir := peers.Corpus(t)
-	p, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
-	must(t, err)
 	var manifest []struct {
 		File, Format, Expect string
 		Code                 *int    `json:"qemu_check_rc"`
 		Found                *theirs `json:"qemu_check"`
 	}
-	must(t, json.Unmarshal(p, &manifest))
+	corpus := peers.OpenCorpus(t, &manifest)
 	seen := 0
 	for _, e := range manifest {
 		if e.Format != "qcow2" || e.Code == nil {
@@ -139,7 +113,7 @@ func TestCorpus(t *testing.T) {
 		}
 		seen++
 		t.Run(e.File, func(t *testing.T) {
-			name := unpack(t, filepath.Join(dir, e.File))
+			name := corpus.Unwrap(t, e.File)
 			r, told, err := run(t, name, formats.RepairNothing)
 			why := differs[e.File]
 			onlyCounts := strings.HasPrefix(why, "counts:")
