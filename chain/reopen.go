@@ -12,18 +12,20 @@ import (
 // can still be looked at, completed, or thrown away. What it refers to is looked for among the files of the target, and then as Open does. The
 // image has to be closed before Commit or Abort.
 func (t *Target) Reopen(ctx context.Context, o Options) (*Image, error) {
-	if t.Device == nil {
+	dev := t.disk
+	switch {
+	case t.Device == nil:
 		return nil, t.name.wrap(errors.New("what went into a pipe cannot be read again"))
+	case len(t.files) > 0:
+		dev = t.files[0].Device()
+	case dev == nil:
+		return nil, t.name.wrap(errors.New("what it has forgotten cannot be read again"))
 	}
 	o.pending, o.Sequential = t, false
 	spec := Spec{Source: string(t.name)}
 	steps, err := plan(spec, o)
 	if err != nil {
 		return nil, err
-	}
-	dev := t.disk
-	if dev == nil {
-		dev = t.files[0].Device()
 	}
 	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: t.path}, dev: block.NoClose(dev)}
 	if err = op.run(steps); err == nil && op.dev == nil {

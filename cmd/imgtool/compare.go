@@ -37,12 +37,15 @@ func newCompare(a *app) *cobra.Command {
 end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 or 4 cannot be read.`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := first.checkConnections(); err != nil {
+				return err
+			}
 			x, err := a.openDevice(c.Context(), args[0], first)
 			if err != nil {
 				return &codeError{compareTrouble, err}
 			}
 			defer x.Close()
-			y, err := a.openDevice(c.Context(), args[1], reading{format: formatB, share: first.share})
+			y, err := a.openDevice(c.Context(), args[1], reading{format: formatB, share: first.share, nbd: first.nbd})
 			if err != nil {
 				return &codeError{compareTrouble, err}
 			}
@@ -57,6 +60,7 @@ end of the other. Exit codes: 0 the same, 1 they differ, 2 cannot be opened, 3 o
 		},
 	}
 	first.flags(c)
+	first.connectionFlags(c)
 	c.Flags().StringVarP(&formatB, "second-format", "F", "", "format of the second image")
 	c.Flags().BoolVarP(&strict, "strict", "s", false, "sizes and allocation have to be the same too")
 	return c

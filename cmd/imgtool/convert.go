@@ -29,6 +29,7 @@ type conversion struct {
 	backingFormat string
 	granule       size
 	workers       int
+	request       size // bytes; 0 for what suits
 	rate          size // bytes in a second; 0 for as many as can be
 	size          size // of the source, which does not say; -1 for not given
 
@@ -46,6 +47,12 @@ type conversion struct {
 	driver *formats.Driver
 	values map[string]string // for the driver
 }
+
+// What --request-size may say, in bytes.
+const (
+	minRequest = 512
+	maxRequest = 64 << 20
+)
 
 // convertInfo is what was done, in JSON. Sizes are in bytes.
 type convertInfo struct {
@@ -66,8 +73,9 @@ func newConvert(a *app) *cobra.Command {
 		Long: `Copy an image to another, in any format. Holes and zeros of the source become holes of the target. Several sources are joined, each
 filled up to whole sectors of 512 bytes.
 
-A file is written under a temporary name and takes the place of TARGET when all is done; a disk is written in place, and so
-is everything with -n. - is standard input and output.
+A file is written under a temporary name and takes the place of TARGET when all is done; a disk and an NBD export are written in place, even where
+they are the source, and so is everything with -n. - is standard input and output, null: forgets what is written to it, and [ CMD ARG... ] is an NBD
+server that is started for the purpose.
 
 With -B the target is an overlay: only what the source itself holds is copied, and not what its own backing file does. The backing file of
 the target has to read as that of the source.
@@ -79,7 +87,9 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 done, but some of t
   imgtool convert -B base.qcow2 -F qcow2 overlay.qcow2 copy.qcow2
   imgtool convert -l before-upgrade disk.qcow2 old.raw
   imgtool convert --salvage broken.img rescued.qcow2
-  imgtool convert -c -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'`,
+  imgtool convert -c -O qcow2 disk.raw - | ssh host 'cat > disk.qcow2'
+  imgtool convert --verify disk.qcow2 nbd://host/export
+  imgtool convert [ nbdkit -r curl https://host/disk.img ] disk.qcow2`,
 		Args: func(c *cobra.Command, args []string) error {
 			if _, help, _ := parseOptions(v.options); len(args) < 2 && !help {
 				return usageOf(c, fmt.Errorf("convert takes a source and a target, and %s came: %s", plural(len(args), "argument"), c.UseLine()))
@@ -100,6 +110,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 done, but some of t
 
 func (v *conversion) flags(c *cobra.Command) {
 	v.from.flags(c)
+	v.from.connectionFlags(c)
 	f := c.Flags()
 	f.StringVarP(&v.snapshot, "snapshot", "l", "", "copy the source as it was at a snapshot: its ID or name, or snapshot.id=ID,snapshot.name=NAME")
 	f.StringVarP(&v.to, "output-format", "O", "", "format of the target; without it the name's ending tells, and else it is raw")
@@ -108,10 +119,11 @@ func (v *conversion) flags(c *cobra.Command) {
 	f.StringVarP(&v.backing, "backing", "B", "", "backing file of the target, which is not copied; a relative name is looked up from the target's folder")
 	f.StringVarP(&v.backingFormat, "backing-format", "F", "", "format of that backing file")
 	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything, but not with -c or -B")
-	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor")
+	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor, and as many as keep an NBD export busy")
+	f.Var(&v.request, "request-size", "longest request in bytes; 0 for what suits the source and the target, 256k of NBD exports")
 	f.VarP(&v.rate, "rate", "r", "bytes that are read from the source in a second; 0 for as many as can be")
 	f.BoolVarP(&v.inPlace, "no-create", "n", false, "write into the image that TARGET is, which must be large enough and keeps its size")
-	f.BoolVar(&v.targetIsZero, "target-is-zero", false, "with -n: TARGET reads as zero everywhere, so that zeros need not be written")
+	f.BoolVar(&v.targetIsZero, "target-is-zero", false, "TARGET, a disk, an NBD export or with -n any image, reads as zero everywhere, so that zeros need not be written")
 	f.BoolVar(&v.salvage, "salvage", false, "go on where data cannot be read: such ranges are told, and zero in the copy")
 	f.BoolVar(&v.verify, "verify", false, "read the target again through its own format, and compare it with the source; a new file that differs is removed")
 	f.BoolVar(&v.bitmaps, "bitmaps", false, "copy the bitmaps of the source as well")
@@ -189,7 +201,6 @@ func (v *conversion) check(sources int, target string) (help bool, err error) {
 	}{
 		{v.inPlace && len(v.values) > 0, "-o is for new images, and -n writes into one that exists"},
 		{v.inPlace && v.compress, "-c is for new images, and -n writes into one that exists"},
-		{v.targetIsZero && !v.inPlace, "--target-is-zero is about an image that exists: it needs -n"},
 		{v.targetIsZero && v.backing != "", "--target-is-zero: an image with a backing file is not zero"},
 		{sources > 1 && v.snapshot != "", "-l takes one source"},
 		{sources > 1 && v.bitmaps, "--bitmaps takes one source"},
@@ -199,6 +210,7 @@ func (v *conversion) check(sources int, target string) (help bool, err error) {
 		{v.verify && target == chain.Standard, "--verify: what went into a pipe cannot be read again"},
 		{v.bitmaps && target == chain.Standard, "--bitmaps: bitmaps are not written to a pipe"},
 		{v.workers < 0, "-m: say how many, or 0"},
+		{v.request > 0 && (v.request < minRequest || v.request > maxRequest), "--request-size: from 512 to 64M, or 0"},
 		{noCache(v.cache), "-t " + v.cache + ": there is no such cache mode"},
 		{noCache(v.sourceCache), "-T " + v.sourceCache + ": there is no such cache mode"},
 		{v.compress && !v.driver.Compresses && !v.driver.Transport, "-c: format " + v.driver.Name + " has no compression"},
@@ -208,7 +220,7 @@ func (v *conversion) check(sources int, target string) (help bool, err error) {
 		}
 	}
 	v.sync = v.sync || v.cache != "" && v.cache != "unsafe"
-	if err := v.checkBacking(); err != nil {
+	if err := errors.Join(v.from.checkConnections(), v.checkBacking()); err != nil {
 		return false, err
 	}
 	return false, checkOptions(v.driver, v.values)

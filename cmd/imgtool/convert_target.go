@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
@@ -26,7 +27,7 @@ const (
 // copyOptions returns how devices are copied. zero says that the target reads as zero.
 func (v *conversion) copyOptions(zero bool, progress report) convert.Options {
 	o := convert.Options{
-		Workers: v.workers, Memory: int64(v.memory) / 2, ZeroGranule: int64(v.granule), TargetIsZero: zero && v.backing == "",
+		Workers: v.workers, Request: int64(v.request), Memory: int64(v.memory) / 2, ZeroGranule: int64(v.granule), TargetIsZero: zero && v.backing == "",
 		KeepBacking: v.backing != "", Progress: progress,
 	}
 	if len(v.values) == 0 { // sharing blocks would undo a preallocation
@@ -96,7 +97,7 @@ func (v *conversion) create(ctx context.Context, src *origin, target string) (in
 	if err != nil {
 		return 0, err
 	}
-	t, err := chain.Create(ctx, target, chain.CreateOptions{Sync: v.sync, Stdout: v.stdout})
+	t, err := chain.Create(ctx, target, chain.CreateOptions{Sync: v.sync, Stdout: v.stdout, NBD: v.from.nbd, Log: v.log()})
 	if err != nil {
 		return 0, err
 	}
@@ -115,7 +116,7 @@ func (v *conversion) create(ctx context.Context, src *origin, target string) (in
 	if err != nil {
 		return 0, err
 	}
-	if err := t.Commit(ctx); err != nil || t.Writer != nil || t.InPlace {
+	if err := t.Commit(ctx); err != nil || t.Writer != nil || t.InPlace || !chain.IsFile(target) {
 		return n, err
 	}
 	return n, clearMark(ctx, target)
@@ -146,7 +147,7 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	}
 	switch {
 	case p != nil:
-		return max(o.Size, 0), v.writePlan(ctx, p, t)
+		return max(o.Size, 0), v.writePlan(ctx, src, p, t)
 	case t.Writer != nil && d.Name == rawFormat:
 		return v.writeRaw(ctx, src, t)
 	case d.Create == nil && d.Plan != nil, o.Compress && !d.Transport:
@@ -166,7 +167,7 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	if err != nil {
 		return 0, err
 	}
-	n, err := v.copyTo(ctx, src, dst, !t.InPlace)
+	n, err := v.copyTo(ctx, src, dst, !t.InPlace || v.targetIsZero)
 	return n, errors.Join(err, dst.Close())
 }
 
@@ -198,10 +199,10 @@ func (v *conversion) writeRaw(ctx context.Context, src *origin, t *chain.Target)
 	return st.Size, err
 }
 
-func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Target) error {
+func (v *conversion) writePlan(ctx context.Context, src *origin, p *segment.Plan, t *chain.Target) error {
 	progress, end := v.showProgress(passConvert)
 	defer end()
-	o := segment.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress}
+	o := segment.Options{Workers: v.planWorkers(src, t), Memory: int64(v.memory) / 2, Progress: progress}
 	if t.Writer != nil {
 		_, err := segment.Write(ctx, segment.ToWriter(t.Writer), p, o)
 		return err
@@ -212,6 +213,30 @@ func (v *conversion) writePlan(ctx context.Context, p *segment.Plan, t *chain.Ta
 	}
 	_, err = segment.Write(ctx, segment.ToDevice(d), p, o)
 	return err
+}
+
+// maxPackers is how many segments are compressed at a time where they wait for something far away: each has tables of its own.
+const maxPackers = 16
+
+// planWorkers returns how many segments of a plan are made at a time; 0 for one per processor. More are where each waits for something far away.
+func (v *conversion) planWorkers(src *origin, t *chain.Target) int {
+	n := v.workers
+	if n > 0 {
+		return n
+	}
+	for _, d := range []block.Device{src.device, t.Device} {
+		if d != nil {
+			n = max(n, d.Info().InFlight)
+		}
+	}
+	switch {
+	case n == 0:
+	case v.compress || v.driver.Transport:
+		n = max(min(n, maxPackers), runtime.GOMAXPROCS(0))
+	default:
+		n = max(n, runtime.GOMAXPROCS(0))
+	}
+	return n
 }
 
 // look opens what has been written, before it has its name, to complete it and to compare it with the source.
@@ -256,7 +281,9 @@ func (v *conversion) compare(ctx context.Context, src *origin, open func() (*cha
 	}
 	progress, end := v.showProgress(passVerify)
 	defer end()
-	r, err := convert.Compare(ctx, src.device, d, false, convert.Options{Workers: v.workers, Memory: int64(v.memory) / 2, Progress: progress})
+	r, err := convert.Compare(ctx, src.device, d, false, convert.Options{
+		Workers: v.workers, Request: int64(v.request), Memory: int64(v.memory) / 2, Progress: progress,
+	})
 	if err == nil && r.Difference != convert.Same {
 		err = nameError(img, fmt.Errorf("the copy differs from the source at byte %d", r.Off))
 	}

@@ -22,6 +22,9 @@ func main() {
 
 // run executes one command line, of imgtool or of qemu-img, and returns the exit code.
 func run(args []string, qemu bool) int {
+	if !qemu {
+		args = joinPrograms(args)
+	}
 	ending := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGHUP}, signal.Ignored) // as a shell has it in the background, and nohup
 	ctx, stop := signal.NotifyContext(context.Background(), append(ending, syscall.SIGTERM)...)
 	defer stop()

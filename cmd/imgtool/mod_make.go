@@ -52,8 +52,10 @@ written to a pipe needs "imgtool mod index" before it can be changed.
 			if args[1] == chain.Standard {
 				return nil
 			}
-			if err := clearMark(ctx, args[1]); err != nil {
-				return err
+			if chain.IsFile(args[1]) {
+				if err := clearMark(ctx, args[1]); err != nil {
+					return err
+				}
 			}
 			if a.json {
 				return a.printJSON(newLayoutJSON(args[1], l))

@@ -10,6 +10,7 @@ import (
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
+	"github.com/imgtool/imgtool/nbd"
 )
 
 // reading is what the user says about the image that a command reads.
@@ -19,6 +20,7 @@ type reading struct {
 	glance bool   // the command looks at little of it: its size may be a guess
 	share  bool   // another program may be writing the image
 	lazy   bool   // the command looks at the image but not at what it holds: references are opened when first needed
+	nbd    chain.NBDOptions
 }
 
 // flags adds the flags of r to a command that reads an image.
@@ -36,6 +38,25 @@ func (r *reading) formatFlag(c *cobra.Command) {
 // shareFlag adds the flag of r that commands have which only read.
 func (r *reading) shareFlag(c *cobra.Command) {
 	c.Flags().BoolVarP(&r.share, "force-share", "U", false, "read the image although another program may be writing it: what is read may not fit together")
+}
+
+// connectionFlags adds the flags of r to a command that reads, or writes, much of an NBD export.
+func (r *reading) connectionFlags(c *cobra.Command) {
+	c.Flags().IntVar(&r.nbd.Connections, "connections", nbd.DefaultConnections, "connections to an NBD export, if its server allows as many")
+	c.Flags().IntVar(&r.nbd.Retries, "retries", nbd.DefaultRetries, "how often a lost connection to an NBD server is made again before it is an error")
+}
+
+// checkConnections looks at the flags of connectionFlags.
+func (r *reading) checkConnections() error {
+	switch {
+	case r.nbd.Connections < 1:
+		return usagef("--connections=%d: there has to be one", r.nbd.Connections)
+	case r.nbd.Retries < 0:
+		return usagef("--retries=%d: say how often, or 0", r.nbd.Retries)
+	case r.nbd.Retries == 0:
+		r.nbd.Retries = -1
+	}
+	return nil
 }
 
 // openDevice opens an image to be read at any offset.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/imgtool/imgtool/chain"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/raw"
 )
@@ -40,7 +41,8 @@ func splitOptions(list string) []string {
 	return parts
 }
 
-// outputDriver returns the driver of a new image: the one that is named, or the one that the file's ending tells, or raw.
+// outputDriver returns the driver of a new image: the one that is named, or the one that the file's ending tells, or raw. The name of an export tells
+// nothing: what has format qcow2 there is mostly served as the disk in it.
 func (a *app) outputDriver(flag, name, file string) (*formats.Driver, error) {
 	registry := a.registry()
 	if name != "" {
@@ -48,6 +50,9 @@ func (a *app) outputDriver(flag, name, file string) (*formats.Driver, error) {
 			return d, nil
 		}
 		return nil, usagef("%s %s: there is no such format; known are %s", flag, name, strings.Join(registry.Names(), ", "))
+	}
+	if !chain.IsFile(file) {
+		file = ""
 	}
 	d := registry.ForFile(file)
 	known := unknownFormat(file)

@@ -182,7 +182,7 @@ func (a *app) registry() formats.Registry {
 func (a *app) openOptions(r reading) chain.Options {
 	return chain.Options{
 		Registry: a.registry(), Format: r.format, IndexFile: r.index, Glance: r.glance, Lazy: r.lazy,
-		Gate: a.gate(), Log: a.log(), Memory: int64(a.memory) / 4, Stdin: a.stdin, NoLock: r.share,
+		Gate: a.gate(), Log: a.log(), Memory: int64(a.memory) / 4, Stdin: a.stdin, NoLock: r.share, NBD: r.nbd,
 	}
 }
 
