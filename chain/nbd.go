@@ -45,7 +45,7 @@ func openExport(ctx context.Context, uri string, o Options) (input, error) {
 
 // openProgram starts the NBD server in the brackets of text, and opens its default export. Closing the device ends it.
 func openProgram(ctx context.Context, text string, o Options) (input, error) {
-	argv, err := program(text)
+	argv, err := ProgramWords(text)
 	if err != nil {
 		return input{}, err
 	}
@@ -75,14 +75,12 @@ func NBDURI(name string) (uri string, ok bool) {
 		return "", false
 	}
 	rest, export, _ := strings.Cut(rest, ":exportname=")
-	u := url.URL{Scheme: "nbd", Path: "/" + export}
+	if export != "" {
+		export = (&url.URL{Path: "/" + export}).EscapedPath()
+	}
 	if path, unix := strings.CutPrefix(rest, "unix:"); unix {
-		return "nbd+unix://" + u.EscapedPath() + "?socket=" + strings.ReplaceAll(url.QueryEscape(path), "+", "%20"), path != ""
+		return "nbd+unix://" + export + "?socket=" + strings.ReplaceAll(url.QueryEscape(path), "%2F", "/"), path != ""
 	}
 	host, port, err := net.SplitHostPort(rest)
-	if err != nil || host == "" || port == "" {
-		return "", false
-	}
-	u.Host = net.JoinHostPort(host, port)
-	return u.String(), true
+	return "nbd://" + net.JoinHostPort(host, port) + export, err == nil && host != "" && port != ""
 }

@@ -50,10 +50,10 @@ func cutProgram(text string) (program, rest string, more bool) {
 	return "", "", false
 }
 
-// program returns the words of a program in brackets, [ WORD... ]. Spaces part words. In '...' every sign stands for itself, in "..." every one but a backslash,
-// which there and outside of quotes makes the next sign stand for itself: in "..." only " and \ need one, and before any other sign it is itself.
-// There is nothing else: no variables, no patterns.
-func program(text string) ([]string, error) {
+// ProgramWords returns the words of a program in brackets, [ WORD... ]: what Program was given. Spaces part words. In '...' every sign stands for itself,
+// in "..." every one but a backslash, which there and outside of quotes makes the next sign stand for itself: in "..." only " and \ need one, and
+// before any other sign it is itself. There is nothing else: no variables, no patterns. What is written wrongly is a *UsageError.
+func ProgramWords(text string) ([]string, error) {
 	if programLen(text) != len(text) {
 		return nil, usage("%s: the brackets are not those of one program; a bracket that stands for itself is put in quotes", text)
 	}
