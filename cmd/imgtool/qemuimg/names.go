@@ -40,14 +40,16 @@ func named(name string, keys map[string]Secret) (image, error) {
 	}
 	scheme, rest, ok := protocol(name)
 	switch {
+	case ok && scheme == nbdDriver && !strings.HasPrefix(rest, "//"):
+		return olderExport(name)
 	case !ok && name == "", ok && rest == "":
-		return image{}, cannotOpen(name, "The 'file' block driver requires a file name")
+		return image{}, cannotOpen(name, noFileName)
 	case !ok:
 		return path(name), nil
 	case scheme == "file", scheme == "host_device":
 		return path(rest), nil
 	case passed(scheme) && strings.HasPrefix(rest, "//"):
-		return image{chain: chain.Spec{Source: name}.String(), source: name}, nil
+		return at(wholeURI(name)), nil
 	}
 	return image{}, cannotOpen(name, fmt.Sprintf("Unknown protocol '%s'", scheme))
 }
@@ -69,6 +71,8 @@ func path(p string) image {
 	}
 	return image{chain: chain.Spec{Source: p}.String(), source: p}
 }
+
+const noFileName = "The 'file' block driver requires a file name"
 
 func cannotOpen(name, why string) error { return wrong("Could not open '%s': %s", name, why) }
 
@@ -145,14 +149,14 @@ func fromOptions(name string, options map[string]string, keys map[string]Secret)
 	if options["driver"] == "" && !slices.ContainsFunc(slices.Collect(maps.Keys(options)), func(k string) bool { return strings.HasPrefix(k, "file.") }) {
 		return image{}, cannotOpen(name, "Must specify either driver or file")
 	}
-	var format, prefix string
+	var format, prefix, driver string
 	var layers []chain.Layer
 	for { // from the format inwards
-		driver := take(prefix + "driver")
+		driver = take(prefix + "driver")
 		for _, key := range []string{"node-name", "cache.direct", "cache.no-flush", "aio"} { // they do not change what the node holds
 			take(prefix + key)
 		}
-		if driver == "file" || driver == "host_device" || driver == "" && prefix != "" && options[prefix+"filename"] != "" {
+		if driver == "file" || driver == "host_device" || driver == nbdDriver || driver == "" && prefix != "" && options[prefix+"filename"] != "" {
 			break
 		}
 		if driver == "raw" && (options[prefix+"offset"] != "" || options[prefix+"size"] != "") {
@@ -173,18 +177,18 @@ func fromOptions(name string, options map[string]string, keys map[string]Secret)
 	if prefix == "" {
 		format = "raw"
 	}
-	filename, locking, key := take(prefix+"filename"), take(prefix+"locking"), take("encrypt.key-secret")
+	img, missing := protocolNode(driver, func(key string) string { return take(prefix + key) })
+	key := take("encrypt.key-secret")
 	if key != "" {
 		take("encrypt.format") // which the image says too
 	}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		return image{}, cannotOpen(name, fmt.Sprintf("Block format '%s' does not support the option '%s'", format, key))
 	}
-	if filename == "" {
-		return image{}, cannotOpen(name, "The 'file' block driver requires a file name")
+	if missing != "" {
+		return image{}, cannotOpen(name, missing)
 	}
-	img := path(filename)
-	img.format, img.share = format, locking == "off"
+	img.format = format
 	if key != "" {
 		file, err := keys[key].keyFile(key)
 		if err != nil {
@@ -197,6 +201,20 @@ func fromOptions(name string, options map[string]string, keys map[string]Secret)
 		img.chain += "::" + l.String()
 	}
 	return img, nil
+}
+
+// protocolNode returns what the innermost node means, of which take returns the options; missing says what they lack.
+func protocolNode(driver string, take func(key string) string) (img image, missing string) {
+	if driver == nbdDriver {
+		return exportNode(take)
+	}
+	filename, locking := take("filename"), take("locking")
+	if filename == "" {
+		return image{}, noFileName
+	}
+	img = path(filename)
+	img.share = locking == "off"
+	return img, ""
 }
 
 // windowOf returns the layer for the offset and the size of a raw node.
