@@ -79,7 +79,7 @@ func NBDURI(name string) (uri string, ok bool) {
 		export = (&url.URL{Path: "/" + export}).EscapedPath()
 	}
 	if path, unix := strings.CutPrefix(rest, "unix:"); unix {
-		return "nbd+unix://" + export + "?socket=" + strings.ReplaceAll(url.QueryEscape(path), "%2F", "/"), path != ""
+		return "nbd+unix://" + export + "?socket=" + strings.NewReplacer("%2F", "/", "+", "%20").Replace(url.QueryEscape(path)), path != ""
 	}
 	host, port, err := net.SplitHostPort(rest)
 	return "nbd://" + net.JoinHostPort(host, port) + export, err == nil && host != "" && port != ""
