@@ -9,12 +9,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd/secure"
+	"github.com/imgtool/imgtool/nbd/wire"
 )
 
 // Client says who asks for an export.
@@ -94,24 +97,232 @@ const (
 	DefaultMemory           = 32 << 20
 )
 
+// shutdownGrace is how long a connection still hears its client after Shutdown was called, so that what comes is answered rather than cut.
+const shutdownGrace = 200 * time.Millisecond
+
 // Server serves exports to any number of connections. Its methods may be called from any goroutine.
 type Server struct {
-	config Config
+	config  Config
+	budget  budget
+	buffers buffers
+	slots   chan struct{} // of MaxClients; nil without limit
+
+	mu        sync.Mutex
+	closing   bool
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	ended     chan struct{} // closed and made anew whenever a connection ends
+	lastID    int64
+	past      counters // of connections that have ended
+	refused   int64
 }
 
 // New returns a server.
-func New(c Config) *Server { return &Server{config: c} }
+func New(c Config) *Server {
+	if c.HandshakeTimeout == 0 {
+		c.HandshakeTimeout = DefaultHandshakeTimeout
+	}
+	if c.ConnMemory <= 0 {
+		c.ConnMemory = DefaultMemory
+	}
+	if c.Memory <= 0 {
+		c.Memory = DefaultMemory
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{config: c, listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, ended: make(chan struct{})}
+	s.budget.limit = c.Memory
+	if c.MaxClients > 0 {
+		s.slots = make(chan struct{}, c.MaxClients)
+	}
+	return s
+}
 
 // Serve accepts connections until ctx ends or Shutdown is called, and returns nil then, after the listener is closed. It does not wait for the
 // connections: Shutdown does.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { panic("server: not built") }
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if !s.listen(l) {
+		return l.Close()
+	}
+	defer s.unlisten(l)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for pause := time.Duration(0); ; {
+		if !s.takeSlot(ctx) {
+			return nil
+		}
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			go func() {
+				defer s.giveSlot()
+				_ = s.ServeConn(ctx, c) // logged there
+			}()
+			continue
+		case ctx.Err() != nil || s.isClosing():
+			s.giveSlot()
+			return nil
+		}
+		s.giveSlot()
+		if temporary, ok := err.(interface{ Temporary() bool }); !ok || !temporary.Temporary() {
+			return fmt.Errorf("accepting connections on %s: %w", l.Addr(), err)
+		}
+		// There are no descriptors left, or the client has gone already: the next ones may have more luck.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.config.Log.Warn("no connection accepted", "listener", l.Addr(), "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// takeSlot waits until one client more may be served, and reports false where there will be none.
+func (s *Server) takeSlot(ctx context.Context) bool {
+	if s.slots == nil {
+		return true
+	}
+	for {
+		s.mu.Lock()
+		closing, ended := s.closing, s.ended
+		s.mu.Unlock()
+		if closing {
+			return false
+		}
+		select {
+		case s.slots <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-ended:
+		}
+	}
+}
+
+func (s *Server) giveSlot() {
+	if s.slots != nil {
+		<-s.slots
+	}
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// listen keeps l for Shutdown, and reports false after it.
+func (s *Server) listen(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
+		s.listeners[l] = struct{}{}
+	}
+	return !s.closing
+}
+
+func (s *Server) unlisten(l net.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+	l.Close()
+}
 
 // ServeConn serves one connection until the client leaves, and closes it. It returns nil where the client left properly, or said nothing.
-func (s *Server) ServeConn(ctx context.Context, c net.Conn) error { panic("server: not built") }
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
+	c, ok := s.join(ctx, nc)
+	if !ok {
+		return nc.Close()
+	}
+	defer s.leave(c)
+	log := s.config.Log.With("client", c.id)
+	log.Debug("connected", "address", addrText(nc))
+	err := c.serve()
+	switch {
+	case err != nil:
+		log.Warn("connection ended", "error", err)
+	default:
+		log.Debug("left")
+	}
+	return err
+}
+
+// join makes a connection one of the server's. It reports false after Shutdown.
+func (s *Server) join(ctx context.Context, nc net.Conn) (*conn, bool) {
+	c := newConn(ctx, s, nc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		c.cancel(errShutdown)
+		return nil, false
+	}
+	s.lastID++
+	c.id = s.lastID
+	s.conns[c] = struct{}{}
+	return c, true
+}
+
+// leave forgets a connection that has ended.
+func (s *Server) leave(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.past.add(&c.counters)
+	if !c.transmitting.Load() {
+		s.refused++
+	}
+	close(s.ended)
+	s.ended = make(chan struct{})
+}
 
 // Shutdown stops accepting, tells clients in negotiation so, lets requests in flight end, answers further ones with ESHUTDOWN, and returns when the
 // last connection has ended. Connections that are left when ctx ends are cut, and its error is returned.
-func (s *Server) Shutdown(ctx context.Context) error { panic("server: not built") }
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	if first {
+		for c := range s.conns {
+			c.drain()
+		}
+		close(s.ended)
+		s.ended = make(chan struct{})
+	}
+	s.mu.Unlock()
+	var cut error
+	for done := ctx.Done(); ; {
+		s.mu.Lock()
+		left, ended := len(s.conns), s.ended
+		if cut != nil {
+			for c := range s.conns {
+				c.cancel(errShutdown)
+			}
+		}
+		s.mu.Unlock()
+		if left == 0 {
+			return cut
+		}
+		select {
+		case <-ended:
+		case <-done:
+			cut, done = ctx.Err(), nil
+		}
+	}
+}
 
-// Stats returns what the server has done and does.
-func (s *Server) Stats() Stats { panic("server: not built") }
+// errShutdown is why a connection is cut at the end of Shutdown.
+var errShutdown = fmt.Errorf("connection cut: %w", wire.ESHUTDOWN)
+
+// addrText returns the address of the other end as text, "" where it has none.
+func addrText(nc net.Conn) string {
+	if a := nc.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}

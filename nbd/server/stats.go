@@ -1,6 +1,9 @@
 package server
 
 import (
+	"cmp"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/imgtool/imgtool/nbd/wire"
@@ -37,4 +40,52 @@ type ClientStats struct {
 	Secure            bool
 	Requests          int64
 	BytesIn, BytesOut int64
+}
+
+// counters are what a connection counts. Only their sum over connections is asked for often, so each has its own.
+type counters struct {
+	in, out  atomic.Int64
+	commands [wire.CmdBlockStatus + 1]counter
+}
+
+type counter struct{ count, errors, bytes, nanos atomic.Int64 }
+
+// add adds what other has counted.
+func (c *counters) add(other *counters) {
+	c.in.Add(other.in.Load())
+	c.out.Add(other.out.Load())
+	for i := range c.commands {
+		to, from := &c.commands[i], &other.commands[i]
+		to.count.Add(from.count.Load())
+		to.errors.Add(from.errors.Load())
+		to.bytes.Add(from.bytes.Load())
+		to.nanos.Add(from.nanos.Load())
+	}
+}
+
+// Stats returns what the server has done and does.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var sum counters
+	sum.add(&s.past)
+	out := Stats{
+		Connections: s.lastID, Active: int64(len(s.conns)), Refused: s.refused, Memory: s.budget.used.Load(),
+		Requests: map[wire.Command]CommandStats{},
+	}
+	for c := range s.conns {
+		sum.add(&c.counters)
+		out.InFlight += c.inFlight()
+		out.Clients = append(out.Clients, c.stats())
+	}
+	slices.SortFunc(out.Clients, func(a, b ClientStats) int { return cmp.Compare(a.ID, b.ID) })
+	out.BytesIn, out.BytesOut = sum.in.Load(), sum.out.Load()
+	for i := range sum.commands {
+		if n := &sum.commands[i]; n.count.Load() > 0 {
+			out.Requests[wire.Command(i)] = CommandStats{
+				Count: n.count.Load(), Errors: n.errors.Load(), Bytes: n.bytes.Load(), Time: time.Duration(n.nanos.Load()),
+			}
+		}
+	}
+	return out
 }

@@ -1,0 +1,138 @@
+package server
+
+import (
+	"io"
+	"net"
+)
+
+// inputSize is how much is read from a connection at a time, in bytes: a request with a payload of inlineLimit, or many small ones.
+const inputSize = 64 << 10
+
+// idleSize is what a connection keeps to wait for the next request with.
+const idleSize = 512
+
+// input reads ahead, so that many small requests cost one system call. It holds a big buffer only while it has something to do.
+type input struct {
+	c      *conn
+	nc     net.Conn
+	idle   [idleSize]byte
+	big    *[]byte // nil while idle is what buf lies in
+	buf    []byte
+	r, w   int  // buf[r:w] is what was read and not used
+	owed   bool // the client has begun a request that it must end
+	lifted bool // the end of a drain was put off for that
+}
+
+func (in *input) init(c *conn, nc net.Conn) {
+	in.release()
+	in.c, in.nc = c, nc
+	in.buf, in.r, in.w = in.idle[:], 0, 0
+}
+
+// release gives the big buffer back. What lies in it is lost.
+func (in *input) release() {
+	if in.big != nil {
+		in.c.server.buffers.put(in.big)
+		in.big = nil
+	}
+	in.buf, in.r, in.w = nil, 0, 0
+}
+
+// buffered returns how many bytes were read and not used.
+func (in *input) buffered() int { return in.w - in.r }
+
+// next returns the next n bytes, at most inputSize. They are valid until the next call.
+func (in *input) next(n int) ([]byte, error) {
+	for in.buffered() < n {
+		if err := in.fill(n); err != nil {
+			return nil, err
+		}
+	}
+	p := in.buf[in.r : in.r+n]
+	in.r += n
+	return p, nil
+}
+
+// fill reads once, where there are less than n bytes. It returns io.EOF only where there are none.
+func (in *input) fill(n int) error {
+	in.fit(n)
+	k, err := in.read(in.buf[in.w:])
+	in.w += k
+	if k > 0 {
+		if in.w == len(in.buf) && in.big == nil {
+			in.grow() // more is waiting
+		}
+		return nil
+	}
+	if err == io.EOF && in.buffered() > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// read reads at least one byte, or returns an error.
+func (in *input) read(p []byte) (int, error) {
+	for {
+		k, err := in.nc.Read(p)
+		switch {
+		case k > 0:
+			in.c.progress.Add(1)
+			return k, nil
+		case err == nil:
+			return 0, io.ErrNoProgress
+		case !in.owed || in.lifted || !in.c.drained(err):
+			return 0, err
+		}
+		in.lifted = true
+		in.c.lift()
+	}
+}
+
+// fit makes room for n bytes in all, in the small buffer if they fit there.
+func (in *input) fit(n int) {
+	switch {
+	case in.big != nil && in.buffered() <= idleSize && n <= idleSize:
+		k := copy(in.idle[:], in.buf[in.r:in.w])
+		in.c.server.buffers.put(in.big)
+		in.big, in.buf, in.r, in.w = nil, in.idle[:], 0, k
+	case n > len(in.buf):
+		in.grow()
+	case in.r+n > len(in.buf):
+		in.r, in.w = 0, copy(in.buf, in.buf[in.r:in.w])
+	}
+}
+
+// grow takes a big buffer.
+func (in *input) grow() {
+	big := in.c.server.buffers.get(inputSize)
+	in.r, in.w = 0, copy(*big, in.buf[in.r:in.w])
+	in.big, in.buf = big, *big
+}
+
+// full fills p.
+func (in *input) full(p []byte) error {
+	k := copy(p, in.buf[in.r:in.w])
+	in.r += k
+	for p = p[k:]; len(p) > 0; p = p[k:] {
+		var err error
+		if k, err = in.read(p); k == 0 {
+			return unexpected(err)
+		}
+	}
+	return nil
+}
+
+// skip reads n bytes and forgets them.
+func (in *input) skip(n uint64) error {
+	for n > 0 {
+		if in.buffered() == 0 {
+			if err := in.fill(int(min(n, inputSize))); err != nil {
+				return unexpected(err)
+			}
+		}
+		k := min(n, uint64(in.buffered()))
+		in.r += int(k)
+		n -= k
+	}
+	return nil
+}

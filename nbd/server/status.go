@@ -1,0 +1,130 @@
+package server
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/nbd/wire"
+)
+
+const (
+	// maxDescriptors is how many extents one chunk tells of: 32 KiB of them, or twice that with extended headers.
+	maxDescriptors = 4 << 10
+	// maxVisited is how many extents of the device are looked at for one chunk: neighbours of one status become one descriptor.
+	maxVisited = 64 << 10
+)
+
+// filteredStatus reads the payload that chooses contexts, and answers for these.
+func (c *conn) filteredStatus(r request) error {
+	p, err := c.in.next(int(r.payload)) // check has seen that it is short
+	if err != nil {
+		return unexpected(err)
+	}
+	r.Length = be.Uint64(p)
+	chosen, err := c.choose(p[8:])
+	if err == nil && r.Length == 0 {
+		err = refuse(wire.EINVAL, "BLOCK_STATUS of nothing")
+	}
+	if err == nil {
+		err = c.checkRange(&r, r.Offset, r.Length)
+	}
+	if err != nil {
+		c.begin(&r)
+		c.finish(&r, err)
+		return nil
+	}
+	c.spawn(r, func(r *request) { c.status(r, chosen) })
+	return nil
+}
+
+// choose returns the contexts whose ids stand in p, each once.
+func (c *conn) choose(p []byte) ([]metaContext, error) {
+	var chosen []metaContext
+	for ; len(p) > 0; p = p[4:] {
+		id := be.Uint32(p)
+		same := func(m metaContext) bool { return m.id == id }
+		i := slices.IndexFunc(c.contexts, same)
+		if i < 0 || slices.ContainsFunc(chosen, same) {
+			return nil, refuse(wire.EINVAL, "BLOCK_STATUS for the context %d, which was not set or stands there twice", id)
+		}
+		chosen = append(chosen, c.contexts[i])
+	}
+	return chosen, nil
+}
+
+// status replies with one chunk for each context.
+func (c *conn) status(r *request, contexts []metaContext) {
+	for _, m := range contexts {
+		held := c.memory.take(reserve)
+		runs, err := c.runs(r, m)
+		if err != nil {
+			c.memory.give(held)
+			c.finish(r, err)
+			return
+		}
+		f := c.statusFrame(r, m, runs)
+		f.held = held
+		c.out.send(f)
+	}
+	c.finish(r, nil)
+}
+
+// descriptor is a run of one status.
+type descriptor struct {
+	length int64
+	flags  uint32
+}
+
+// runs returns what a range consists of in a context, or the beginning of that, with neighbours that are alike as one.
+func (c *conn) runs(r *request, m metaContext) ([]descriptor, error) {
+	off, end := int64(r.Offset), int64(r.Offset+r.Length)
+	var runs []descriptor
+	var extents []block.Extent
+	for visited := 0; off < end && visited < maxVisited; visited += len(extents) {
+		var err error
+		extents, err = c.exp.Device.Extents(c.ctx, m.from, off, end-off, extents[:0])
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return []descriptor{{length: end - off}}, nil // nothing is known
+		case err != nil:
+			return nil, err
+		case len(extents) == 0:
+			return runs, refuse(wire.EIO, "the device does not tell what is at byte %d", off)
+		}
+		for _, e := range extents {
+			flags := m.flags(e)
+			switch last := len(runs) - 1; {
+			case last >= 0 && runs[last].flags == flags:
+				runs[last].length += e.Len
+			case len(runs) == maxDescriptors, len(runs) == 1 && r.has(wire.FlagReqOne):
+				return runs, nil
+			default:
+				runs = append(runs, descriptor{e.Len, flags})
+			}
+			off = e.End()
+		}
+	}
+	return runs, nil
+}
+
+// statusFrame makes a chunk of descriptors.
+func (c *conn) statusFrame(r *request, m metaContext, runs []descriptor) *frame {
+	f := new(frame)
+	var body []byte
+	if c.extended {
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatusExt, 0, uint64(8+16*len(runs)))
+		body = be.AppendUint32(be.AppendUint32(nil, m.id), uint32(len(runs)))
+		for _, d := range runs {
+			body = be.AppendUint64(be.AppendUint64(body, uint64(d.length)), uint64(d.flags))
+		}
+	} else {
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatus, 0, uint64(4+8*len(runs)))
+		body = be.AppendUint32(nil, m.id)
+		for _, d := range runs {
+			body = be.AppendUint32(be.AppendUint32(body, uint32(d.length)), d.flags)
+		}
+	}
+	f.body = body
+	return f
+}
