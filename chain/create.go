@@ -171,7 +171,7 @@ func (t *Target) inPlace(dev block.Device) error {
 		return errors.Join(err, dev.Close())
 	}
 	t.InPlace, t.disk = true, fixed
-	t.Device = &named{block.Filter{Device: block.NoClose(fixed)}, t.name}
+	t.Device = &named{Filter: block.Filter{Device: block.NoClose(fixed)}, name: t.name}
 	return nil
 }
 
@@ -203,7 +203,7 @@ func (t *Target) begin(path string) error {
 }
 
 func (t *Target) device(p *file.Pending, name naming) block.Device {
-	return &named{block.Filter{Device: block.NoClose(p.Device())}, name}
+	return &named{Filter: block.Filter{Device: block.NoClose(p.Device())}, name: name}
 }
 
 // Name implements formats.Store.

@@ -49,7 +49,22 @@ func (n naming) opening(err error) error {
 // named is a device whose errors name it.
 type named struct {
 	block.Filter
-	name naming
+	name     naming
+	inFlight int // of what the bytes come from, which formats do not tell
+}
+
+// maxUnpacked is how many calls at a time keep a device busy at most that unpacks what comes from far away: each takes memory and a processor.
+const maxUnpacked = 16
+
+// Info implements block.Device.
+func (d *named) Info() block.Info {
+	i := d.Filter.Info()
+	n := d.inFlight
+	if i.Caps.Packed {
+		n = min(n, maxUnpacked)
+	}
+	i.InFlight = max(i.InFlight, n)
+	return i
 }
 
 func (d *named) Read(ctx context.Context, p []byte, off int64) error {

@@ -67,6 +67,10 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 		return nil, errors.Join(usage("index file %s: it is the image", o.IndexFile), in.abandon())
 	}
 	op := &opening{ctx: ctx, o: o, img: &Image{Spec: spec, Path: in.path, stat: in.stat}, dev: in.dev, reader: in.reader, parents: parents, write: write}
+	inFlight := 0
+	if in.dev != nil {
+		inFlight = in.dev.Info().InFlight
+	}
 	if in.close != nil {
 		op.img.closers = append(op.img.closers, in.close)
 	}
@@ -82,7 +86,7 @@ func open(ctx context.Context, spec Spec, src source, arg string, o Options, par
 		return nil, name.opening(err)
 	}
 	if op.dev != nil {
-		op.img.Device = &named{block.Filter{Device: op.dev}, name}
+		op.img.Device = &named{Filter: block.Filter{Device: op.dev}, name: name, inFlight: inFlight}
 	} else {
 		op.img.Stream = &namedStream{op.stream, name}
 	}

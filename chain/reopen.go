@@ -35,7 +35,7 @@ func (t *Target) Reopen(ctx context.Context, o Options) (*Image, error) {
 		op.abandon()
 		return nil, t.name.wrap(err)
 	}
-	op.img.Device = &named{block.Filter{Device: op.dev}, t.name}
+	op.img.Device = &named{Filter: block.Filter{Device: op.dev}, name: t.name, inFlight: dev.Info().InFlight}
 	return op.img, nil
 }
 
