@@ -83,7 +83,7 @@ func (c *conn) finish(r *request, err error) {
 func (c *conn) appendEnd(p []byte, r *request, err error) []byte {
 	var h [wire.ExtendedReplySize]byte
 	switch {
-	case !c.structured, err == nil && !c.extended && r.Type != wire.CmdRead:
+	case !c.structured, err == nil && !c.extended && r.Type != wire.CmdRead && r.Type != wire.CmdBlockStatus:
 		wire.SimpleReply{Error: errnoOf(r, err), Cookie: r.Cookie}.Put(h[:])
 		return append(p, h[:wire.SimpleReplySize]...)
 	case err == nil:

@@ -55,7 +55,11 @@ func (c *conn) choose(p []byte) ([]metaContext, error) {
 
 // status replies with one chunk for each context.
 func (c *conn) status(r *request, contexts []metaContext) {
-	for _, m := range contexts {
+	if len(contexts) == 0 {
+		c.finish(r, nil)
+		return
+	}
+	for i, m := range contexts {
 		held := c.memory.take(reserve)
 		runs, err := c.runs(r, m)
 		if err != nil {
@@ -63,11 +67,16 @@ func (c *conn) status(r *request, contexts []metaContext) {
 			c.finish(r, err)
 			return
 		}
-		f := c.statusFrame(r, m, runs)
-		f.held = held
+		done := wire.ChunkFlags(0)
+		last := i == len(contexts)-1
+		if last {
+			done = wire.ChunkDone
+			c.count(r, nil)
+		}
+		f := c.statusFrame(r, m, runs, done)
+		f.held, f.last = held, last
 		c.out.send(f)
 	}
-	c.finish(r, nil)
 }
 
 // descriptor is a run of one status.
@@ -109,17 +118,17 @@ func (c *conn) runs(r *request, m metaContext) ([]descriptor, error) {
 }
 
 // statusFrame makes a chunk of descriptors.
-func (c *conn) statusFrame(r *request, m metaContext, runs []descriptor) *frame {
+func (c *conn) statusFrame(r *request, m metaContext, runs []descriptor, done wire.ChunkFlags) *frame {
 	f := new(frame)
 	var body []byte
 	if c.extended {
-		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatusExt, 0, uint64(8+16*len(runs)))
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatusExt, done, uint64(8+16*len(runs)))
 		body = be.AppendUint32(be.AppendUint32(nil, m.id), uint32(len(runs)))
 		for _, d := range runs {
 			body = be.AppendUint64(be.AppendUint64(body, uint64(d.length)), uint64(d.flags))
 		}
 	} else {
-		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatus, 0, uint64(4+8*len(runs)))
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatus, done, uint64(4+8*len(runs)))
 		body = be.AppendUint32(nil, m.id)
 		for _, d := range runs {
 			body = be.AppendUint32(be.AppendUint32(body, uint32(d.length)), d.flags)
