@@ -50,7 +50,7 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 }
 
 func (v *dumping) run(ctx context.Context, text string) error {
-	colored, err := v.colored(v.color)
+	p, err := v.painter(v.color)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (v *dumping) run(ctx context.Context, text string) error {
 		return err
 	}
 	defer img.Close()
-	h := newHexdump(v.out, int64(v.offset), colored)
+	h := newHexdump(v.out, int64(v.offset), p.on)
 	whole := false
 	if img.Device != nil {
 		whole, err = v.dumpDevice(ctx, img, h)
@@ -137,23 +137,4 @@ func (v *dumping) dumpStream(ctx context.Context, img *chain.Image, h *hexdump) 
 // pastEnd refuses an offset.
 func pastEnd(img *chain.Image, off, size int64) error {
 	return usagef("%s: offset %d is past the end, which is at %d", img.Name(), off, size)
-}
-
-// colorFlag adds --color to a command that prints in colors on a terminal.
-func colorFlag(c *cobra.Command, when *string) {
-	c.Flags().StringVar(when, "color", "auto", "use colors: auto, which is on a terminal, always or never")
-	c.Flags().Lookup("color").NoOptDefVal = "always"
-}
-
-// colored reports whether to print in colors, for a value of --color.
-func (a *app) colored(when string) (bool, error) {
-	switch when {
-	case "always":
-		return true, nil
-	case "never":
-		return false, nil
-	case "auto":
-		return isTerminal(a.stdout), nil
-	}
-	return false, usagef("--color=%s: say auto, always or never", when)
 }

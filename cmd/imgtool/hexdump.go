@@ -3,9 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-
-	"golang.org/x/term"
 
 	"github.com/imgtool/imgtool/block"
 )
@@ -31,16 +28,6 @@ const (
 	hexLine   = 16       // bytes in a line
 	hexBuffer = 64 << 10 // bytes of text that are written at a time
 	hexDigits = "0123456789abcdef"
-)
-
-// The colors, as arguments of the terminal's control sequence.
-const (
-	colorOffset = "22;32"
-	colorDim    = "22;90" // zeros, and what is not ASCII
-	colorByte   = "1;34"
-	colorLetter = "1;31" // and digits
-	colorSign   = "1;35"
-	colorNone   = "0"
 )
 
 // newHexdump returns one that begins at an offset.
@@ -130,7 +117,7 @@ func (h *hexdump) end(whole bool) error {
 
 // print appends the first n bytes of the line.
 func (h *hexdump) print(off int64, n int) {
-	h.paint(colorOffset)
+	h.paint(colorGreen)
 	h.buf = fmt.Appendf(h.buf, "%010x", off)
 	h.paint(colorDim)
 	h.buf = append(h.buf, ": "...)
@@ -197,7 +184,7 @@ func byteColor(c byte) string {
 	if c == 0 {
 		return colorDim
 	}
-	return colorByte
+	return colorBlue
 }
 
 func signColor(c byte) string {
@@ -206,6 +193,3 @@ func signColor(c byte) string {
 	}
 	return colorSign
 }
-
-// isTerminal reports whether f is one.
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
