@@ -45,9 +45,11 @@ func openText(ctx context.Context, text string, o Options) (*Image, error) {
 	return open(ctx, spec, src, arg, o, nil)
 }
 
-// OpenFile opens the file at path, whatever its name looks like, as Open opens a chain of nothing but a source.
+// OpenFile opens the file at path, whatever its name looks like, as Open opens a chain of nothing but a source. What Path returns may be the URI of an
+// NBD export as well.
 func OpenFile(ctx context.Context, path string, o Options) (*Image, error) {
-	return open(ctx, Spec{Source: path}, source{open: openPath}, path, o, nil)
+	src, arg := placeOf(path)
+	return open(ctx, Spec{Source: path}, src, arg, o, nil)
 }
 
 // open opens a parsed chain over a source. parents are the files that refer to it, the outermost first.

@@ -31,7 +31,10 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 		return nil, err
 	}
 	parents := append(slices.Clone(op.parents), op.img.stat)
-	src, text, err := referred(ref, parents)
+	text, err := Path(ref)
+	if err == nil {
+		err = checkLoop(text, parents)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +48,8 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 		Registry: op.o.Registry, Write: write, Format: ref.Format, Gate: op.o.Gate, Log: op.o.Log, Memory: op.o.Memory / 2, Workers: op.o.Workers,
 		Lazy: op.o.Lazy, NoLock: op.o.NoLock, NBD: op.o.NBD, referred: true,
 	}
-	img, err := open(ctx, Spec{Source: text}, src, text[len(src.prefix):], o, parents)
+	src, arg := placeOf(text)
+	img, err := open(ctx, Spec{Source: text}, src, arg, o, parents)
 	if err != nil {
 		return nil, err
 	}
@@ -55,25 +59,23 @@ func (op *opening) refer(ctx context.Context, ref formats.Ref, write bool) (bloc
 	return img.Device, nil
 }
 
-// referred returns the source that ref means, and the text that names it: the path of a file, or the URI of an export.
-func referred(ref formats.Ref, parents []os.FileInfo) (source, string, error) {
-	uri, ok := NBDURI(ref.Name)
-	if !ok {
-		uri = ref.Name
+// placeOf returns the source of what Path returns, and its argument: an export or a file, and nothing else whatever it looks like.
+func placeOf(path string) (source, string) {
+	if src, arg, err := findSource(path); err == nil && src.prefix != "" && src.target {
+		return src, arg
 	}
-	if src, _, err := findSource(uri); err == nil && src.prefix != "" && src.target {
-		return src, uri, nil
-	}
-	path, err := Path(ref)
-	if err == nil {
-		err = checkLoop(path, parents)
-	}
-	return source{open: openPath}, path, err
+	return source{open: openPath}, path
 }
 
-// Path returns the path of the file that ref means: relative names are relative to the folder of the image that has it. It neither asks a
-// gate nor looks whether there is such a file.
+// Path returns the path of the file that ref means: relative names are relative to the folder of the image that has it. Of an NBD export it returns the
+// URI. It neither asks a gate nor looks whether there is such a file.
 func Path(ref formats.Ref) (string, error) {
+	if src, _ := placeOf(ref.Name); src.target {
+		return ref.Name, nil
+	}
+	if uri, ok := NBDURI(ref.Name); ok {
+		return uri, nil
+	}
 	name := strings.TrimPrefix(ref.Name, "file:")
 	if scheme, _, ok := strings.Cut(name, ":"); ok && len(scheme) > 1 && !strings.ContainsAny(scheme, `/\`) {
 		return "", block.ErrorOf(errors.ErrUnsupported, "%s %q: names that begin with %s: are not followed", ref.Kind, ref.Name, scheme)

@@ -124,7 +124,8 @@ func TestAlone(t *testing.T) {
 // TestPathThroughLink: what .. leads to depends on the file system, which has links.
 func TestPathThroughLink(t *testing.T) {
 	for _, c := range []struct{ from, name, want string }{
-		{"sub/over", "../base", "sub/../base"}, {"over", "base", "base"}, {"/x/over", "base", "/x/base"}, {"sub/over", "/y/base", "/y/base"}, {"sub/over", "file:base", "sub/base"},
+		{"sub/over", "../base", "sub/../base"}, {"over", "base", "base"}, {"/x/over", "base", "/x/base"}, {"x", "nbd://h/y", "nbd://h/y"}, {"x", "nbd:h:1:exportname=y", "nbd://h:1/y"}, {"x/y", "[ sh ]", "x/[ sh ]"},
+		{"sub/over", "/y/base", "/y/base"}, {"sub/over", "file:base", "sub/base"},
 	} {
 		if got, err := Path(formats.Ref{Kind: "backing file", Name: c.name, From: c.from}); got != c.want || err != nil {
 			t.Errorf("%s of %s: %q, %v", c.name, c.from, got, err)
