@@ -53,9 +53,9 @@ func NewServer(c ServerConfig) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &Server{keys: func(identity string) ([]byte, bool) {
+		return &Server{keys: func(identity string) (psk.Key, bool) {
 			key, ok := keys[identity]
-			return key, ok
+			return psk.Key{Secret: key}, ok
 		}}, nil
 	}
 	config, err := serverConfig(c)
@@ -143,7 +143,7 @@ func (c *Client) Upgrade(ctx context.Context, conn net.Conn, host string) (net.C
 		host = c.hostname
 	}
 	if c.config == nil {
-		secured, err := psk.Client(ctx, conn, c.identity, c.key, host)
+		secured, err := psk.Client(ctx, conn, c.identity, psk.Key{Secret: c.key}, host)
 		if err != nil {
 			return nil, Peer{}, err
 		}

@@ -246,6 +246,7 @@ func TestDefaultFolders(t *testing.T) {
 // TestSilentPeer has a peer that never says anything: the context ends the handshake, and the connection stays open and usable.
 func TestSilentPeer(t *testing.T) {
 	a := securetest.New(t)
+	psk := securetest.PSK(t, "alice")
 	for name, upgrade := range map[string]func(context.Context, net.Conn) error{
 		"server, certificates": func(ctx context.Context, c net.Conn) error {
 			_, _, err := newServer(t, secure.ServerConfig{Certificates: a.Dir}).Upgrade(ctx, c)
@@ -253,6 +254,14 @@ func TestSilentPeer(t *testing.T) {
 		},
 		"client, certificates": func(ctx context.Context, c net.Conn) error {
 			_, _, err := newClient(t, secure.ClientConfig{Certificates: a.Dir}).Upgrade(ctx, c, "localhost")
+			return err
+		},
+		"server, PSK": func(ctx context.Context, c net.Conn) error {
+			_, _, err := newServer(t, secure.ServerConfig{PSKFile: psk}).Upgrade(ctx, c)
+			return err
+		},
+		"client, PSK": func(ctx context.Context, c net.Conn) error {
+			_, _, err := newClient(t, secure.ClientConfig{PSKFile: psk, Identity: "alice"}).Upgrade(ctx, c, "localhost")
 			return err
 		},
 	} {
