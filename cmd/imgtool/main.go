@@ -25,8 +25,7 @@ func run(args []string, qemu bool) int {
 	if !qemu {
 		args = joinPrograms(args)
 	}
-	ending := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGHUP}, signal.Ignored) // as a shell has it in the background, and nohup
-	ctx, stop := signal.NotifyContext(context.Background(), append(ending, syscall.SIGTERM)...)
+	ctx, stop := signal.NotifyContext(context.Background(), endingSignals()...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 
@@ -48,6 +47,11 @@ func run(args []string, qemu bool) int {
 		err = ctx.Err() // whatever it looked like
 	}
 	return a.finish(err)
+}
+
+// endingSignals returns the signals that end the program: without those that are ignored, as a shell has it in the background, and nohup.
+func endingSignals() []os.Signal {
+	return append(slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGHUP}, signal.Ignored), syscall.SIGTERM)
 }
 
 // execute runs the command that the arguments name.

@@ -78,7 +78,7 @@ Exit codes:
 	a.add(root, 0, []command{
 		{"info", newInfo}, {"create", newCreate}, {"convert", newConvert}, {"compare", newCompare}, {"check", newCheck}, {"map", newMap},
 		{"measure", newMeasure}, {"resize", newResize}, {"rebase", newRebase}, {"commit", newCommit}, {"snapshot", newSnapshot},
-		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"partitions", newPartitions}, {"dump", newDump},
+		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"serve", newServe}, {"partitions", newPartitions}, {"dump", newDump},
 		{"mod", newMod}, {"nbd", newNBD}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root
@@ -149,6 +149,21 @@ func (a *app) log() *slog.Logger {
 	if a.qemu != nil {
 		return slog.New(qemuLog{a})
 	}
+	noTime := func(_ []string, at slog.Attr) slog.Attr {
+		if at.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return at
+	}
+	o := &slog.HandlerOptions{Level: a.level(), ReplaceAttr: noTime}
+	if a.json {
+		return slog.New(slog.NewJSONHandler(a.stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, o))
+}
+
+// level returns the level of the least important message that is logged.
+func (a *app) level() slog.Level {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(a.logLevel)) // check has refused what is wrong
 	switch {
@@ -157,17 +172,7 @@ func (a *app) log() *slog.Logger {
 	case a.verbose:
 		level = slog.LevelDebug
 	}
-	noTime := func(_ []string, at slog.Attr) slog.Attr {
-		if at.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return at
-	}
-	o := &slog.HandlerOptions{Level: level, ReplaceAttr: noTime}
-	if a.json {
-		return slog.New(slog.NewJSONHandler(a.stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(a.stderr, o))
+	return level
 }
 
 // registry returns the formats there are.
