@@ -5,11 +5,18 @@
 package nbd
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
+	"strings"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd/client"
+	"github.com/imgtool/imgtool/nbd/secure"
+	"github.com/mdlayher/vsock"
 )
 
 // Options say how to connect. The zero value is right for most.
@@ -22,11 +29,10 @@ type Options struct {
 	Bitmaps []string
 	// Retries is how often a lost connection is made again for one call before the call fails; 0 is DefaultRetries, negative none.
 	Retries int
-	// NoTLSFallback and the like are not here: nbds means TLS, nbd means none.
-
 	// AllowLocalFiles lets the URI name files (tls-certificates, tls-psk-file), as text from elsewhere should not.
 	AllowLocalFiles bool
-	Log             *slog.Logger
+	// Log is told of connections that are lost and made again; nil is silence.
+	Log *slog.Logger
 }
 
 // Defaults of Options.
@@ -37,34 +43,106 @@ const (
 
 // Device is an export as a block device. Lost connections are made again, and requests that were in flight sent again: reads, and writes as well, of
 // which a repetition does no harm as long as the call has not returned.
+//
+// What a server has acknowledged and not yet flushed may be lost when it dies, and from outside a server that was started again looks like one whose
+// connection broke. So the first Flush after all connections from before such a write were lost returns [ErrUnflushed], once.
 type Device struct {
-	block.Device // placeholder
+	block.Device
+	export *export
 }
 
 // Dial connects to the export that an NBD URI names.
-func Dial(ctx context.Context, uri string, o Options) (*Device, error) { panic("nbd: not built") }
+func Dial(ctx context.Context, uri string, o Options) (*Device, error) {
+	u, err := ParseURI(uri)
+	if err != nil {
+		return nil, err
+	}
+	return DialURI(ctx, u, o)
+}
 
-// Start starts a server as a child process, hands it a listening socket as systemd does (LISTEN_FDS), and connects to its default export, or to
-// the export named. The server is killed with this process, and ended by Close of the device.
-func Start(ctx context.Context, argv []string, export string, o Options) (*Device, error) {
-	panic("nbd: not built")
+// DialURI is Dial for a URI that is taken apart already.
+func DialURI(ctx context.Context, u URI, o Options) (*Device, error) {
+	d, err := NewDialer(u, o.AllowLocalFiles)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, d, o)
 }
 
 // Export returns what the server has told of the export.
-func (d *Device) Export() client.ExportInfo { panic("nbd: not built") }
+func (d *Device) Export() client.ExportInfo { return d.export.info }
 
-// URI is an NBD URI, taken apart (doc/uri.md of the NBD project).
-type URI struct {
-	TLS     bool   // nbds
-	Network string // tcp, unix or vsock
-	Address string // host:port, a path, or cid:port
-	Export  string
-	User    string            // PSK identity
-	Params  map[string]string // tls-certificates, tls-psk-file, tls-hostname, tls-verify-peer, tls-type
+// Dialer makes connections to the server that a URI names, for who speaks the protocol himself.
+type Dialer struct {
+	uri   URI
+	tls   *secure.Client // nil without TLS
+	child *server        // that Start has started; else nil
 }
 
-// ParseURI takes a URI apart, and refuses what it does not know.
-func ParseURI(text string) (URI, error) { panic("nbd: not built") }
+// NewDialer reads the files that the URI names, which it may only with localFiles.
+func NewDialer(u URI, localFiles bool) (*Dialer, error) {
+	d := &Dialer{uri: u}
+	if !u.TLS {
+		return d, nil
+	}
+	c, err := u.secure(localFiles)
+	if err != nil {
+		return nil, err
+	}
+	d.tls, err = secure.NewClient(c)
+	return d, err
+}
 
-// String returns the URI as text.
-func (u URI) String() string { panic("nbd: not built") }
+// Conn connects, reads the greeting and, of nbds, encrypts the connection: without encryption there is none.
+func (d *Dialer) Conn(ctx context.Context, c client.Config) (*client.Conn, error) {
+	if d.child != nil && d.child.gone() {
+		return nil, fmt.Errorf("%w: %s", errServerGone, d.child.status())
+	}
+	conn, err := d.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := client.New(ctx, conn, c)
+	if err != nil || d.tls == nil {
+		return n, err
+	}
+	host := ""
+	if d.uri.Network == "tcp" {
+		host, _, _ = net.SplitHostPort(d.uri.Address)
+	}
+	if err := n.StartTLS(ctx, d.tls, host); err != nil {
+		n.Close()
+		return nil, block.WithHint(err, "nbds never goes on without encryption")
+	}
+	return n, nil
+}
+
+func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
+	if d.uri.Network != "vsock" {
+		address := d.uri.Address
+		if d.uri.Network == "unix" && strings.HasPrefix(address, "@") {
+			address = "./" + address // package net takes a bare @ for the abstract namespace, which a URI calls %00
+		}
+		return new(net.Dialer).DialContext(ctx, d.uri.Network, address)
+	}
+	cid, port, err := vsockAddress(d.uri.Address)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	conn, err := vsock.Dial(cid, port, nil)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// vsockAddress takes cid:port apart.
+func vsockAddress(text string) (cid, port uint32, err error) {
+	c, p, _ := strings.Cut(text, ":")
+	cid64, err1 := strconv.ParseUint(c, 10, 32)
+	port64, err2 := strconv.ParseUint(p, 10, 32)
+	return uint32(cid64), uint32(port64), cmp.Or(err1, err2)
+}

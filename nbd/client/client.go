@@ -6,12 +6,9 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 
-	"github.com/imgtool/imgtool/nbd/secure"
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
@@ -77,6 +74,8 @@ type ExportInfo struct {
 	// Block sizes in bytes; BlockSizes says whether the server told them. Else they are 1, 4096 and 32 MiB.
 	BlockSizes                           bool
 	MinBlock, PreferredBlock, MaxPayload int64
+
+	asked string // the name that was asked for
 }
 
 // Listed is one export of a server's list.
@@ -108,128 +107,8 @@ type Piece struct {
 	Err    *CommandError // an error chunk; then Length is 0
 }
 
-// Conn is one connection. In negotiation its methods are called by one goroutine at a time; in transmission, commands by any number.
-type Conn struct{}
-
-// New reads the greeting of the server at the other end of conn, which it owns from now on: on an error it is closed. An oldstyle
-// server is in transmission at once.
-func New(ctx context.Context, conn net.Conn, c Config) (*Conn, error) { panic("client: not built") }
-
-// Negotiating reports whether options can be sent.
-func (c *Conn) Negotiating() bool { panic("client: not built") }
-
-// Protocol says how the server speaks: oldstyle, newstyle or newstyle-fixed.
-func (c *Conn) Protocol() string { panic("client: not built") }
-
-// Secure, Structured, Extended report what has been agreed on so far.
-func (c *Conn) Secure() bool     { panic("client: not built") }
-func (c *Conn) Structured() bool { panic("client: not built") }
-func (c *Conn) Extended() bool   { panic("client: not built") }
-
-// Contexts returns what SetMetaContexts has selected.
-func (c *Conn) Contexts() []MetaContext { panic("client: not built") }
-
-// Export returns what Go has told of the export in transmission.
-func (c *Conn) Export() ExportInfo { panic("client: not built") }
-
-// Option sends an option and returns all replies to it, the last one included, whatever it is.
-func (c *Conn) Option(ctx context.Context, o wire.Option, data []byte) ([]OptionReply, error) {
-	panic("client: not built")
-}
-
-// StartTLS encrypts the connection. host is passed on to Upgrade. All that was agreed on before is forgotten.
-func (c *Conn) StartTLS(ctx context.Context, t *secure.Client, host string) error {
-	panic("client: not built")
-}
-
-// RequestStructuredReplies asks for them. Refusal is an *OptionError.
-func (c *Conn) RequestStructuredReplies(ctx context.Context) error { panic("client: not built") }
-
-// RequestExtendedHeaders asks for them. Refusal is an *OptionError.
-func (c *Conn) RequestExtendedHeaders(ctx context.Context) error { panic("client: not built") }
-
-// List returns the exports that the server tells of.
-func (c *Conn) List(ctx context.Context) ([]Listed, error) { panic("client: not built") }
-
-// ListMetaContexts returns the contexts of an export that fit the queries; of none, all.
-func (c *Conn) ListMetaContexts(ctx context.Context, export string, queries ...string) ([]MetaContext, error) {
-	panic("client: not built")
-}
-
-// SetMetaContexts selects contexts for BlockStatus, in place of those selected before.
-func (c *Conn) SetMetaContexts(ctx context.Context, export string, queries ...string) ([]MetaContext, error) {
-	panic("client: not built")
-}
-
-// Info asks about an export.
-func (c *Conn) Info(ctx context.Context, export string) (ExportInfo, error) {
-	panic("client: not built")
-}
-
-// Go begins transmission. Of a server that does not know the option it is ExportName.
-func (c *Conn) Go(ctx context.Context, export string) (ExportInfo, error) { panic("client: not built") }
-
-// ExportName begins transmission by the old option, which a server can refuse only by hanging up.
-func (c *Conn) ExportName(ctx context.Context, export string) (ExportInfo, error) {
-	panic("client: not built")
-}
-
-// Abort ends negotiation and closes the connection.
-func (c *Conn) Abort(ctx context.Context) error { panic("client: not built") }
-
-// Read fills p from off. Flags may hold FlagDF.
-func (c *Conn) Read(ctx context.Context, p []byte, off int64, f wire.CommandFlags) error {
-	panic("client: not built")
-}
-
-// ReadPieces is Read, and calls each for every chunk as it arrived, one at a time; errors that the server tells of pieces go there too.
-func (c *Conn) ReadPieces(ctx context.Context, p []byte, off int64, f wire.CommandFlags, each func(Piece)) error {
-	panic("client: not built")
-}
-
-// Write stores p at off. Flags may hold FlagFUA. p must not change before it returns.
-func (c *Conn) Write(ctx context.Context, p []byte, off int64, f wire.CommandFlags) error {
-	panic("client: not built")
-}
-
-// WriteZeroes makes a range zero. Flags may hold FlagFUA, FlagNoHole and FlagFastZero.
-func (c *Conn) WriteZeroes(ctx context.Context, off, n int64, f wire.CommandFlags) error {
-	panic("client: not built")
-}
-
-// Trim says that a range is not needed. Flags may hold FlagFUA.
-func (c *Conn) Trim(ctx context.Context, off, n int64, f wire.CommandFlags) error {
-	panic("client: not built")
-}
-
-// Cache says that a range will be read soon.
-func (c *Conn) Cache(ctx context.Context, off, n int64, f wire.CommandFlags) error {
-	panic("client: not built")
-}
-
-// Flush makes durable what commands have changed that were answered before.
-func (c *Conn) Flush(ctx context.Context, f wire.CommandFlags) error { panic("client: not built") }
-
-// BlockStatus calls each with what the server tells for every selected context, the extents of one context in order from off, which may reach less far than
-// asked and, without FlagReqOne, the last farther. With ids, which need extended headers, only those contexts are asked for.
-func (c *Conn) BlockStatus(ctx context.Context, off, n int64, f wire.CommandFlags, ids []uint32, each func(context MetaContext, extents []Extent)) error {
-	panic("client: not built")
-}
-
-// Command sends any request as it is, with a payload where one is given, and returns the chunks of the reply in order; a simple reply is one chunk of
-// type NONE or ERROR. To try servers.
-func (c *Conn) Command(ctx context.Context, r wire.Request, payload []byte) ([]RawChunk, error) {
-	panic("client: not built")
-}
-
 // RawChunk is a chunk as it came.
 type RawChunk struct {
 	Header  wire.Chunk
 	Payload []byte
 }
-
-// Disconnect tells the server, lets what is in flight end, and closes the connection.
-func (c *Conn) Disconnect(ctx context.Context) error { panic("client: not built") }
-
-// Close closes the connection at once.
-func (c *Conn) Close() error { panic("client: not built") }

@@ -1,0 +1,246 @@
+package nbd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/nbd/client"
+	"github.com/imgtool/imgtool/nbd/wire"
+)
+
+const (
+	perConnection  = 16               // requests that keep one connection busy
+	attemptTimeout = 20 * time.Second // for one attempt to connect again
+	firstPause     = 500 * time.Millisecond
+	longestPause   = 10 * time.Second
+)
+
+// link is one of the connections of an export: a *client.Conn, or none while it is lost or not yet made. export.mu guards it.
+type link struct {
+	conn  *client.Conn
+	birth int64 // counts up over all connections
+	busy  int   // calls
+}
+
+// links keeps the connections of an export.
+type links struct {
+	dial    func(ctx context.Context) (*client.Conn, error)
+	retries int
+	pause   time.Duration // before the second attempt
+	log     *slog.Logger
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup // connections being made in the background
+	making chan struct{}  // holds a token: who has it makes a connection that calls wait for
+
+	births atomic.Int64 // connections made
+
+	mu     sync.Mutex
+	all    []*link
+	limit  int // links at most
+	adding bool
+}
+
+// take returns the least busy connection, and makes one where there is none. The caller gives the link back.
+func (s *links) take(ctx context.Context) (*link, error) {
+	if l := s.leastBusy(); l != nil {
+		return l, nil
+	}
+	select {
+	case s.making <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.making }()
+	if l := s.leastBusy(); l != nil {
+		return l, nil // somebody else has made it meanwhile
+	}
+	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	l, err := s.add(attempt)
+	if err != nil && ctx.Err() == nil && attempt.Err() != nil {
+		err = fmt.Errorf("no answer within %v: %w", attemptTimeout, err)
+	}
+	return l, err
+}
+
+// leastBusy returns the least busy connection with one more call on it. Where all have some, it begins to make another one.
+func (s *links) leastBusy() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var best *link
+	for _, l := range s.all {
+		if best == nil || l.busy < best.busy {
+			best = l
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	if best.busy > 0 && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil {
+		s.adding = true
+		s.work.Go(s.addInBackground)
+	}
+	best.busy++
+	return best
+}
+
+// takeOldest is take for the oldest connection.
+func (s *links) takeOldest(ctx context.Context) (*link, error) {
+	s.mu.Lock()
+	if len(s.all) > 0 {
+		defer s.mu.Unlock()
+		l := slices.MinFunc(s.all, func(a, b *link) int { return cmp.Compare(a.birth, b.birth) })
+		l.busy++
+		return l, nil
+	}
+	s.mu.Unlock()
+	return s.take(ctx)
+}
+
+// give ends a call on a link.
+func (s *links) give(l *link) {
+	s.mu.Lock()
+	l.busy--
+	s.mu.Unlock()
+}
+
+// add makes a connection and returns it with one call on it.
+func (s *links) add(ctx context.Context) (*link, error) {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &link{conn: conn, birth: s.births.Add(1), busy: 1}
+	s.all = append(s.all, l)
+	return l, nil
+}
+
+// addInBackground adds a connection beside those that there are. A server that gives no more is not asked again.
+func (s *links) addInBackground() {
+	ctx, cancel := context.WithTimeout(s.ctx, attemptTimeout)
+	defer cancel()
+	l, err := s.add(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adding = false
+	if err == nil {
+		l.busy--
+		return
+	}
+	if s.ctx.Err() == nil {
+		s.limit = max(1, len(s.all))
+		s.log.Info("the server gives no more connections", "connections", s.limit, "error", err)
+	}
+}
+
+// sweep forgets the connections that are dead.
+func (s *links) sweep() {
+	s.mu.Lock()
+	var dead []*link
+	s.all = slices.DeleteFunc(s.all, func(l *link) bool {
+		gone := l.conn.Err() != nil
+		if gone {
+			dead = append(dead, l)
+		}
+		return gone
+	})
+	s.mu.Unlock()
+	for _, l := range dead {
+		s.log.Warn("connection lost", "error", l.conn.Err())
+		l.conn.Close()
+	}
+}
+
+// do makes a request on the connection that choose gives, and again on another one where it is lost.
+func (s *links) do(ctx context.Context, choose func(context.Context) (*link, error), request func(*link) error) error {
+	pause := time.Duration(0)
+	for attempt := 0; ; attempt++ {
+		l, err := choose(ctx)
+		if err == nil {
+			err = request(l)
+			s.give(l)
+			s.leave(l, err)
+		}
+		if err == nil || !lost(err) || ctx.Err() != nil {
+			return err
+		}
+		s.sweep()
+		if attempt >= s.retries {
+			return err
+		}
+		if pause > 0 {
+			s.log.Info("connecting again", "attempt", attempt+1, "after", pause, "error", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		pause = min(max(2*pause, s.pause), longestPause)
+	}
+}
+
+// leave disconnects from a server that is shutting down, as it has asked for.
+func (s *links) leave(l *link, err error) {
+	if !errors.Is(err, wire.ESHUTDOWN) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	defer cancel()
+	l.conn.Disconnect(ctx)
+}
+
+// lost reports whether another connection may do better: the connection broke or could not be made, and not because the server is one that cannot be
+// spoken with.
+func lost(err error) bool {
+	var protocol *client.ProtocolError
+	var refused *client.OptionError
+	switch {
+	case errors.As(err, &protocol):
+		return false
+	case errors.As(err, &refused):
+		return refused.Reply == wire.RepErrShutdown
+	case errors.Is(err, errChanged), errors.Is(err, errServerGone), errors.Is(err, context.Canceled):
+		return false
+	case errors.Is(err, client.ErrDisconnected), errors.Is(err, wire.ESHUTDOWN), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.DeadlineExceeded):
+		return true
+	}
+	var network net.Error
+	return errors.As(err, &network)
+}
+
+// close disconnects from the server.
+func (s *links) close() {
+	s.cancel()
+	s.work.Wait()
+	s.mu.Lock()
+	all := s.all
+	s.all = nil
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, l := range all {
+		l.conn.Disconnect(ctx)
+	}
+}
+
+var (
+	// errChanged: the export is another one than before the connection was lost.
+	errChanged = errors.New("nbd: the export has changed since the connection was lost")
+	// errServerGone: the server that Start has started has ended.
+	errServerGone = block.ErrorOf(client.ErrDisconnected, "nbd: the server has ended")
+)
