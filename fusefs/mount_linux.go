@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -32,8 +32,10 @@ type Mount struct {
 	server *fuse.Server
 	done   chan struct{} // closed when nothing is mounted any more and the device is flushed
 	err    error         // of the flush; read after done
-	gone   atomic.Bool   // whether nothing is mounted at the mount point any more that is ours
 	stop   func() bool   // ends watching the context
+
+	mu   sync.Mutex
+	gone bool // whether nothing is mounted at the mount point any more that is ours
 }
 
 // New mounts dev at a folder, in which one file appears, or over a regular file, which it hides. dev stays the caller's, and must stay open until
@@ -141,7 +143,9 @@ func fsName(dev block.Device) string {
 // serve answers the kernel until nothing is mounted any more.
 func (m *Mount) serve() {
 	m.server.Serve()
-	m.gone.Store(true)
+	m.mu.Lock()
+	m.gone = true
+	m.mu.Unlock()
 	m.err = m.tree.dev.Flush(m.tree.ctx)
 	close(m.done)
 }
@@ -199,32 +203,53 @@ func (m *Mount) Unmount() error { return m.unmount(0) }
 func (m *Mount) Detach() error { return m.unmount(unix.MNT_DETACH) }
 
 func (m *Mount) unmount(flags int) error {
-	if m.gone.Load() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.gone {
 		return nil
 	}
-	return Unmount(m.at, flags&unix.MNT_DETACH != 0)
+	err := unmount(m.at, flags)
+	if err == nil || err == unix.EINVAL { // or somebody else was faster
+		m.gone = true
+		return nil
+	}
+	return unmountError(m.at, err)
 }
 
 // Unmount unmounts what is mounted at a path, as Mount.Unmount and with detach as Mount.Detach.
 func Unmount(at string, detach bool) error {
-	flags, option := unix.UMOUNT_NOFOLLOW, "-u"
+	flags := 0
 	if detach {
-		flags, option = flags|unix.MNT_DETACH, "-uz"
+		flags = unix.MNT_DETACH
 	}
-	err := unix.Unmount(at, flags)
-	if err == unix.EPERM { // users other than root
-		out, e := exec.Command("fusermount3", option, "--", at).CombinedOutput()
-		switch text := strings.TrimSpace(string(out)); {
-		case e == nil:
-			err = nil
-		case strings.Contains(text, "busy"):
-			err = unix.EBUSY
-		case text != "":
-			err = errors.New(text)
-		default:
-			err = e
-		}
+	return unmountError(at, unmount(at, flags))
+}
+
+// unmount returns EBUSY while files are open, and EINVAL where nothing is mounted.
+func unmount(at string, flags int) error {
+	err := unix.Unmount(at, flags|unix.UMOUNT_NOFOLLOW)
+	if err != unix.EPERM {
+		return err
 	}
+	option := "-u" // users other than root
+	if flags&unix.MNT_DETACH != 0 {
+		option = "-uz"
+	}
+	out, err := exec.Command("fusermount3", option, "--", at).CombinedOutput()
+	switch text := strings.TrimSpace(string(out)); {
+	case err == nil, text == "":
+		return err
+	case strings.Contains(text, "busy"):
+		return unix.EBUSY
+	case strings.Contains(text, "not found in"), strings.Contains(text, "Invalid argument"):
+		return unix.EINVAL
+	default:
+		return errors.New(text)
+	}
+}
+
+// unmountError says in words what went wrong.
+func unmountError(at string, err error) error {
 	switch err {
 	case nil:
 		return nil

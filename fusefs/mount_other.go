@@ -14,7 +14,11 @@ type Mount struct{}
 
 // New returns an error that is errors.ErrUnsupported: only Linux mounts.
 func New(context.Context, block.Device, string, Options) (*Mount, error) {
-	return nil, block.ErrorOf(errors.ErrUnsupported, "this system cannot mount images: only Linux can")
+	return nil, errNotHere()
+}
+
+func errNotHere() error {
+	return block.ErrorOf(errors.ErrUnsupported, "this system cannot mount images: only Linux can")
 }
 
 // Path returns "".
@@ -28,3 +32,8 @@ func (m *Mount) Unmount() error { return nil }
 
 // Detach returns nil.
 func (m *Mount) Detach() error { return nil }
+
+// Unmount returns an error that is errors.ErrUnsupported.
+func Unmount(string, bool) error {
+	return errNotHere()
+}
