@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/imgtool/imgtool/nbd/wire"
 )
@@ -33,6 +34,9 @@ type call struct {
 	left     bool          // guarded: the caller has gone
 	released chan struct{} // guarded: closed when sender and receiver have let go of the caller's memory
 }
+
+// past is a deadline that has gone by: it ends reads and writes that wait.
+var past = time.Unix(1, 0)
 
 var calls = sync.Pool{New: func() any { return &call{signal: make(chan struct{}, 1)} }}
 

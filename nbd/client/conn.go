@@ -7,9 +7,9 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/nbd/internal/within"
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
@@ -54,9 +54,6 @@ type Conn struct {
 	idle    chan struct{}    // closed when leaving and no calls are left
 }
 
-// past is a deadline that has passed always.
-var past = time.Unix(1, 0)
-
 // New reads the greeting of the server at the other end of conn, which it owns from now on: on an error it is closed. An oldstyle
 // server is in transmission at once.
 func New(ctx context.Context, conn net.Conn, c Config) (*Conn, error) {
@@ -73,22 +70,13 @@ func New(ctx context.Context, conn net.Conn, c Config) (*Conn, error) {
 
 // within runs one step of negotiation. Where it fails halfway, be it because ctx ends, the connection is of no more use and closed.
 func (c *Conn) within(ctx context.Context, during string, step func() error) error {
-	if err := ctx.Err(); err != nil {
-		c.end(err)
-		return err
-	}
-	conn := c.conn
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(past) })
-	err := step()
-	if !stop() {
-		err = context.Cause(ctx)
-	}
+	err := within.Do(ctx, c.conn, step)
 	var refused *OptionError
 	switch {
 	case err == nil, errors.As(err, &refused):
 		return err
-	case errors.Is(err, io.EOF):
-		err = fmt.Errorf("nbd: %s: %w", during, io.ErrUnexpectedEOF)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("nbd: %s: the server hung up: %w", during, io.ErrUnexpectedEOF)
 	}
 	c.end(err)
 	return err
