@@ -80,6 +80,9 @@ func mountPoint(at string) (path string, isDir bool, err error) {
 		return "", false, err
 	}
 	if path, err = filepath.EvalSymlinks(path); err != nil {
+		if errors.Is(err, unix.ENOTCONN) {
+			err = block.WithHint(err, "a program that was killed has left this mount: imgtool unmount removes it")
+		}
 		return "", false, err
 	}
 	var st unix.Statx_t
@@ -222,7 +225,14 @@ func Unmount(at string, detach bool) error {
 	if detach {
 		flags = unix.MNT_DETACH
 	}
-	return unmountError(at, unmount(at, flags))
+	path, err := filepath.Abs(at)
+	if err != nil {
+		return err
+	}
+	if to, err := filepath.EvalSymlinks(path); err == nil { // not so where nobody answers any more
+		path = to
+	}
+	return unmountError(at, unmount(path, flags))
 }
 
 // unmount returns EBUSY while files are open, and EINVAL where nothing is mounted.

@@ -78,7 +78,8 @@ Exit codes:
 	a.add(root, 0, []command{
 		{"info", newInfo}, {"create", newCreate}, {"convert", newConvert}, {"compare", newCompare}, {"check", newCheck}, {"map", newMap},
 		{"measure", newMeasure}, {"resize", newResize}, {"rebase", newRebase}, {"commit", newCommit}, {"snapshot", newSnapshot},
-		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"serve", newServe}, {"partitions", newPartitions}, {"dump", newDump},
+		{"bitmap", newBitmap}, {"amend", newAmend}, {"dd", newDD}, {"bench", newBench}, {"serve", newServe}, {"mount", newMount}, {"unmount", newUnmount},
+		{"partitions", newPartitions}, {"dump", newDump},
 		{"mod", newMod}, {"nbd", newNBD}, {"demo", newDemo}, {"synth", newSynth}, {"formats", newFormats}, {"version", newVersion},
 	})
 	return root

@@ -168,15 +168,22 @@ func (r *running) last(used func() int64) {
 	}
 }
 
-// writePID writes the number of the process where --pid-file says, in one step.
+// writePID writes the number of the process where --pid-file says.
 func (r *running) writePID() error {
-	path := r.pidFile
+	remove, err := writePIDFile(r.pidFile)
+	r.cleanup = append(r.cleanup, remove)
+	return err
+}
+
+// writePIDFile writes the number of the process to a file, in one step, and returns what removes the file. It does nothing for "".
+func writePIDFile(path string) (remove func() error, err error) {
+	nothing := func() error { return nil }
 	if path == "" {
-		return nil
+		return nothing, nil
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".pid-*")
 	if err != nil {
-		return nameFile(path, err)
+		return nothing, nameFile(path, err)
 	}
 	_, err = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
@@ -184,15 +191,14 @@ func (r *running) writePID() error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return nameFile(path, errors.Join(err, os.Remove(f.Name())))
+		return nothing, nameFile(path, errors.Join(err, os.Remove(f.Name())))
 	}
-	r.cleanup = append(r.cleanup, func() error {
+	return func() error {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
-	})
-	return nil
+	}, nil
 }
 
 // printURIs tells where the exports are.
