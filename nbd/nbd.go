@@ -7,7 +7,6 @@ package nbd
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -76,7 +75,7 @@ func (d *Device) Export() client.ExportInfo { return d.export.info }
 type Dialer struct {
 	uri   URI
 	tls   *secure.Client // nil without TLS
-	child *server        // that Start has started; else nil
+	child *server        // that StartDialer has started; else nil
 }
 
 // NewDialer reads the files that the URI names, which it may only with localFiles.
@@ -95,9 +94,13 @@ func NewDialer(u URI, localFiles bool) (*Dialer, error) {
 
 // Conn connects, reads the greeting and, of nbds, encrypts the connection: without encryption there is none.
 func (d *Dialer) Conn(ctx context.Context, c client.Config) (*client.Conn, error) {
-	if d.child != nil && d.child.gone() {
-		return nil, fmt.Errorf("%w: %s", errServerGone, d.child.status())
+	if d.child != nil {
+		return d.connChild(ctx, c)
 	}
+	return d.connect(ctx, c)
+}
+
+func (d *Dialer) connect(ctx context.Context, c client.Config) (*client.Conn, error) {
 	conn, err := d.dial(ctx)
 	if err != nil {
 		return nil, err

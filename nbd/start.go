@@ -5,14 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/nbd/client"
 )
 
 // Start starts a server as a child process, hands it a listening socket as systemd does (LISTEN_FDS), and connects to its default export, or to
 // the export named. The server is ended with this process, and by Close of the device. It inherits standard error, to which its standard output goes as
 // well; its standard input is empty. Only Unix systems have it; elsewhere it returns an error that is errors.ErrUnsupported.
 func Start(ctx context.Context, argv []string, export string, o Options) (*Device, error) {
+	d, err := StartDialer(argv)
+	if err != nil {
+		return nil, err
+	}
+	d.uri.Export = export
+	dev, err := open(ctx, d, o)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	dev.export.name = "[ " + strings.Join(argv, " ") + " ]"
+	return dev, nil
+}
+
+// StartDialer starts a server as Start does, for who speaks the protocol himself. Close of the dialer ends the server.
+func StartDialer(argv []string) (*Dialer, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("nbd: no program to start")
 	}
@@ -20,28 +37,40 @@ func Start(ctx context.Context, argv []string, export string, o Options) (*Devic
 	if err != nil {
 		return nil, err
 	}
-	// A server that ends without having answered leaves a connection that nobody will accept: its end ends the attempt.
-	attempt, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := make(chan struct{})
-	defer close(stop)
+	return &Dialer{uri: URI{Network: "unix", Address: s.socket}, child: s}, nil
+}
+
+// Close ends the server that StartDialer has started. A server that a URI names it leaves alone.
+func (d *Dialer) Close() error {
+	if d.child == nil {
+		return nil
+	}
+	return d.child.stop()
+}
+
+// dying is how long a server may take to end whose connection broke before it greeted.
+const dying = time.Second
+
+// connChild is Conn for a server that was started: its end ends the attempt.
+func (d *Dialer) connChild(ctx context.Context, c client.Config) (*client.Conn, error) {
+	attempt, cancel := context.WithCancel(ctx)
+	defer cancel()
 	go func() {
 		select {
-		case <-s.ended:
-			cancel(errServerGone)
-		case <-stop:
+		case <-d.child.ended:
+			cancel()
+		case <-attempt.Done():
 		}
 	}()
-	d := &Dialer{uri: URI{Network: "unix", Address: s.socket, Export: export}, child: s}
-	dev, err := open(attempt, d, o)
-	if err == nil {
-		dev.export.name = "[ " + strings.Join(argv, " ") + " ]"
-		return dev, nil
+	n, err := d.connect(attempt, c)
+	if err == nil || ctx.Err() != nil {
+		return n, err
 	}
-	if ctx.Err() == nil && s.gone() {
-		err = block.WithHint(fmt.Errorf("nbd: %s ended before it answered: %s", argv[0], s.status()),
+	select {
+	case <-d.child.ended:
+		return nil, block.WithHint(fmt.Errorf("%w: %s", errServerGone, d.child.status()),
 			"the server has to take its socket from LISTEN_FDS, as systemd's services do")
+	case <-time.After(dying):
+		return nil, err
 	}
-	s.stop()
-	return nil, err
 }

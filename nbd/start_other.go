@@ -18,6 +18,5 @@ func startServer([]string) (*server, error) {
 	return nil, block.ErrorOf(errors.ErrUnsupported, "nbd: programs that serve an export can be started on Unix systems only")
 }
 
-func (s *server) gone() bool     { return true }
 func (s *server) status() string { return "" }
 func (s *server) stop() error    { return nil }

@@ -78,16 +78,6 @@ func (s *server) start(path string, argv []string) error {
 	return <-started
 }
 
-// gone reports whether the process has ended.
-func (s *server) gone() bool {
-	select {
-	case <-s.ended:
-		return true
-	default:
-		return false
-	}
-}
-
 // status says how the process has ended.
 func (s *server) status() string { return s.cmd.ProcessState.String() }
 

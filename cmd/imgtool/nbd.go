@@ -13,6 +13,8 @@ nbd+unix:///EXPORT?socket=PATH, nbds:// and nbds+unix:// with TLS, nbd+vsock://C
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	a.add(cmd, 1, []command{})
+	a.add(cmd, 1, []command{
+		{"info", newNBDInfo}, {"list", newNBDList}, {"map", newNBDMap}, {"discard", newNBDDiscard}, {"zero", newNBDZero},
+	})
 	return cmd
 }

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgtool/imgtool/block"
+	"github.com/imgtool/imgtool/chain"
+	"github.com/imgtool/imgtool/nbd"
+	"github.com/imgtool/imgtool/nbd/client"
+	"github.com/imgtool/imgtool/nbd/wire"
+)
+
+// nbdTarget is what commands take that speak to an NBD server step by step: a URI, or a program in brackets.
+type nbdTarget struct {
+	uri     nbd.URI
+	argv    []string // of the program; nil with a URI
+	export  string
+	timeout time.Duration
+}
+
+// programHelp says what brackets are.
+const programHelp = `In place of a URI, [ PROGRAM ARG... ] is a server that is started for the purpose and ended afterwards; it is handed its socket as systemd does
+(nbdkit and qemu-nbd know that). The brackets are words of their own.`
+
+// flags adds the flags of t to a command.
+func (t *nbdTarget) flags(c *cobra.Command) {
+	c.Flags().DurationVar(&t.timeout, "timeout", time.Minute, "how long the server may take until it lets us in; 0 is any time")
+}
+
+// parse reads the argument of a command.
+func (t *nbdTarget) parse(text string) (err error) {
+	if strings.HasPrefix(text, "[") {
+		t.argv, err = chain.ProgramWords(text)
+		return err
+	}
+	t.uri, err = nbd.ParseURI(text)
+	if err != nil {
+		return &usageError{err: err}
+	}
+	t.export = t.uri.Export
+	return nil
+}
+
+// name returns what messages call it.
+func (t *nbdTarget) name() string {
+	if t.argv != nil {
+		return t.argv[0]
+	}
+	return t.uri.String()
+}
+
+// uriOf returns the URI of an export, "" where there will be none afterwards.
+func (t *nbdTarget) uriOf(export string) string {
+	if t.argv != nil {
+		return ""
+	}
+	u := t.uri
+	u.Export = export
+	return u.String()
+}
+
+// nbdSession is a connection to a server, with all that could be agreed on. Errors of its methods name the server.
+type nbdSession struct {
+	*client.Conn
+	at     *nbdTarget
+	ctx    context.Context // ends with the time that the server has until transmission
+	stop   context.CancelFunc
+	dialer *nbd.Dialer
+}
+
+// connect connects to the server, agrees on TLS where the URI says so, and on structured replies and extended headers where the server knows them.
+func (t *nbdTarget) connect(ctx context.Context) (*nbdSession, error) {
+	s := &nbdSession{at: t, ctx: ctx, stop: func() {}}
+	if t.timeout > 0 {
+		s.ctx, s.stop = context.WithTimeoutCause(ctx, t.timeout, fmt.Errorf("the server has not let us in within %v", t.timeout))
+	}
+	if err := s.open(); err != nil {
+		s.Close()
+		return nil, s.named(err)
+	}
+	return s, nil
+}
+
+func (s *nbdSession) open() (err error) {
+	if s.at.argv != nil {
+		s.dialer, err = nbd.StartDialer(s.at.argv)
+	} else {
+		s.dialer, err = nbd.NewDialer(s.at.uri, true)
+	}
+	if err == nil {
+		s.Conn, err = s.dialer.Conn(s.ctx, client.Config{})
+	}
+	if err != nil || !s.Negotiating() || s.Protocol() != "newstyle-fixed" {
+		return err
+	}
+	err = s.RequestExtendedHeaders(s.ctx)
+	if isRefusal(err) {
+		err = s.RequestStructuredReplies(s.ctx)
+	}
+	if isRefusal(err) {
+		err = nil
+	}
+	return err
+}
+
+// partingTime is how long a server may take to hear that we leave.
+const partingTime = time.Second
+
+// Close ends the connection, and the program.
+func (s *nbdSession) Close() {
+	s.stop()
+	if s.Conn != nil {
+		ctx, stop := context.WithTimeout(context.Background(), partingTime)
+		defer stop()
+		if s.Negotiating() {
+			_ = s.Abort(ctx) // a server that does not hear it sees the connection end
+		} else {
+			_ = s.Disconnect(ctx)
+		}
+		s.Conn.Close()
+	}
+	if s.dialer != nil {
+		_ = s.dialer.Close() // with what code a program ends matters to nobody
+	}
+}
+
+// named returns err with the name of the server.
+func (s *nbdSession) named(err error) error {
+	if cause := context.Cause(s.ctx); err != nil && cause != nil && errors.Is(err, context.DeadlineExceeded) {
+		err = cause
+	}
+	return nameFile(s.at.name(), err)
+}
+
+// isRefusal reports whether the server has refused an option, and goes on.
+func isRefusal(err error) bool { return errors.As(err, new(*client.OptionError)) }
+
+// export returns what the server tells of an export: by INFO, or where that is refused, by beginning transmission.
+func (s *nbdSession) export(export string) (client.ExportInfo, error) {
+	if s.Negotiating() && s.Protocol() == "newstyle-fixed" {
+		e, err := s.Info(s.ctx, export)
+		if !isRefusal(err) {
+			return e, s.named(err)
+		}
+	}
+	return s.begin(export)
+}
+
+// begin begins transmission, unless that has been done.
+func (s *nbdSession) begin(export string) (client.ExportInfo, error) {
+	if !s.Negotiating() {
+		return s.Export(), nil
+	}
+	e, err := s.Go(s.ctx, export)
+	var no *client.OptionError
+	if errors.As(err, &no) && (no.Reply == wire.RepErrUnknown || no.Reply == wire.RepErrPolicy) {
+		err = block.WithHint(err, "imgtool nbd list shows the exports of a server")
+	}
+	return e, s.named(err)
+}
+
+// describe returns all that the server tells of an export, and with content what it holds, which begins transmission.
+func (s *nbdSession) describe(ctx context.Context, a *app, export string, content bool) (exportInfo, error) {
+	e, err := s.export(export)
+	if err != nil {
+		return exportInfo{}, err
+	}
+	info := newExportInfo(export, e)
+	info.URI = shown(s.at.uriOf(export))
+	if s.Negotiating() && s.Structured() {
+		contexts, err := s.ListMetaContexts(s.ctx, export)
+		switch {
+		case err == nil:
+			info.Contexts = []shown{}
+		case !isRefusal(err):
+			return exportInfo{}, s.named(err)
+		}
+		for _, c := range contexts {
+			info.Contexts = append(info.Contexts, shown(c.Name))
+		}
+	}
+	if !content {
+		return info, nil
+	}
+	if _, err := s.begin(export); err != nil {
+		return exportInfo{}, err
+	}
+	text, err := contentOf(ctx, newConnDevice(s.Conn), a.registry())
+	if ctx.Err() != nil {
+		return exportInfo{}, ctx.Err()
+	}
+	if err != nil { // which the server's answers do not depend on
+		a.log().Warn("what the export holds is not known: "+message(err), "server", s.at.name())
+	}
+	info.Content = shown(text)
+	return info, nil
+}
