@@ -9,8 +9,11 @@ import (
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
-// minHole is the shortest run of zeros inside a read that is told as a hole, in bytes.
-const minHole = 4 << 10
+// The shortest runs of zeros that are told as holes, in bytes.
+const (
+	minHole      = 4 << 10
+	minSmallHole = 512 // where all of a small read is zero
+)
 
 // readInto fills p, split as the device wants it.
 func (c *conn) readInto(p []byte, off int64) error {
@@ -138,7 +141,7 @@ func (c *conn) readPiece(f *frame, off, n int64) (zero bool, got int64, err erro
 	if err := c.readInto(*f.buffer, off); err != nil {
 		return false, n, err
 	}
-	if n >= minHole && block.IsZero(*f.buffer) {
+	if n >= minSmallHole && block.IsZero(*f.buffer) {
 		c.sparse.found()
 		return true, n, nil
 	}

@@ -53,7 +53,7 @@ func (c *conn) inlineRead(r *request) {
 	case err != nil:
 		c.finishInline(r, err)
 		return
-	case c.structured && block.IsZero(p[head:]):
+	case c.structured && n >= minSmallHole && block.IsZero(p[head:]):
 		c.batch.n += c.putHole(p, r, int64(r.Offset), int64(n), wire.ChunkDone)
 	default:
 		c.putData(p, r, int64(r.Offset), n, wire.ChunkDone)
