@@ -109,15 +109,20 @@ func (d *Dialer) connect(ctx context.Context, c client.Config) (*client.Conn, er
 	if err != nil || d.tls == nil {
 		return n, err
 	}
-	host := ""
-	if d.uri.Network == "tcp" {
-		host, _, _ = net.SplitHostPort(d.uri.Address)
-	}
-	if err := n.StartTLS(ctx, d.tls, host); err != nil {
+	if err := n.StartTLS(ctx, d.tls, d.host()); err != nil {
 		n.Close()
 		return nil, block.WithHint(err, "nbds never goes on without encryption")
 	}
 	return n, nil
+}
+
+// host is the name that the server's certificate is for; "" of a server that has no name.
+func (d *Dialer) host() string {
+	if d.uri.Network != "tcp" {
+		return ""
+	}
+	host, _, _ := net.SplitHostPort(d.uri.Address)
+	return host
 }
 
 func (d *Dialer) dial(ctx context.Context) (net.Conn, error) {
