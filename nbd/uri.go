@@ -148,6 +148,9 @@ func (u *URI) setAddress(p *url.URL, params map[string]string) error {
 		if host == "" {
 			host = defaultHost
 		}
+		if strings.ContainsAny(host, ":%") != strings.HasPrefix(p.Host, "[") || strings.ContainsAny(host, " /[]@?#\"<>\\^`{|}") {
+			return block.WithHint(fmt.Errorf("the host %q is neither a name nor an address", host), "an IPv6 address stands in [brackets]")
+		}
 	}
 	if n, err := strconv.ParseUint(port, 10, bits); err != nil || n == 0 {
 		return fmt.Errorf("the port %q is not a number from 1 to %d", port, uint64(1)<<bits-1)
@@ -237,20 +240,18 @@ func (u URI) String() string {
 func (u URI) authority() string {
 	host, port, err := net.SplitHostPort(u.Address)
 	if err != nil {
-		return escapeHost(u.Address)
+		return escape(u.Address)
 	}
 	if strings.Contains(host, ":") {
-		host = "[" + strings.ReplaceAll(host, "%", "%25") + "]"
+		host = "[" + strings.ReplaceAll(escape(host), "%3A", ":") + "]"
 	} else {
-		host = escapeHost(host)
+		host = escape(host)
 	}
 	if port == strconv.Itoa(wire.DefaultPort) {
 		return host
 	}
 	return host + ":" + port
 }
-
-func escapeHost(s string) string { return (&url.URL{Host: s}).Host }
 
 // escape encodes all but what every URI may hold, and slashes.
 func escape(s string) string {
