@@ -11,6 +11,7 @@ import (
 	"github.com/imgtool/imgtool/convert"
 	"github.com/imgtool/imgtool/formats"
 	"github.com/imgtool/imgtool/formats/raw"
+	"github.com/imgtool/imgtool/nbd"
 	"github.com/imgtool/imgtool/segment"
 	"github.com/imgtool/imgtool/source/file"
 )
@@ -48,6 +49,25 @@ func (v *conversion) copyTo(ctx context.Context, src *origin, dst block.Device, 
 	return st.Size, err
 }
 
+// maxCopies is how often a target in place is written where its server may have lost what it has been sent.
+const maxCopies = 5
+
+// copyInPlace copies into what exists, and makes that durable. Where a connection was lost, and with it perhaps writes, all is copied again.
+func (v *conversion) copyInPlace(ctx context.Context, src *origin, dst block.Device) (int64, error) {
+	zero := v.targetIsZero
+	for copies := 1; ; copies++ {
+		n, err := v.copyTo(ctx, src, dst, zero)
+		if err == nil {
+			err = dst.Flush(ctx)
+		}
+		if !errors.Is(err, nbd.ErrUnflushed) || src.device == nil || copies == maxCopies {
+			return n, err
+		}
+		v.log().Warn("the copy is made again: "+message(err), "source", src.name())
+		zero = false
+	}
+}
+
 // intoExisting copies into an image that exists, and returns how many bytes.
 func (v *conversion) intoExisting(ctx context.Context, src *origin, target string) (int64, error) {
 	o := v.openOptions(reading{format: v.to})
@@ -81,7 +101,7 @@ func (v *conversion) overwrite(ctx context.Context, src *origin, to *chain.Image
 	if err != nil {
 		return 0, err
 	}
-	n, err := v.copyTo(ctx, src, fixed, v.targetIsZero)
+	n, err := v.copyInPlace(ctx, src, fixed)
 	if err == nil && v.bitmaps {
 		err = v.copyBitmaps(ctx, src, to.Device)
 	}
@@ -167,7 +187,12 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	if err != nil {
 		return 0, err
 	}
-	n, err := v.copyTo(ctx, src, dst, !t.InPlace || v.targetIsZero)
+	var n int64
+	if t.InPlace {
+		n, err = v.copyInPlace(ctx, src, dst)
+	} else {
+		n, err = v.copyTo(ctx, src, dst, true)
+	}
 	return n, errors.Join(err, dst.Close())
 }
 
