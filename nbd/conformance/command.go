@@ -149,7 +149,9 @@ func (t *trial) reads(n int) []wire.Request {
 
 func commandDiscInFlight(t *trial) {
 	t.inModes(func(c *probe.Conn) {
-		t.wait(c, t.batch(c, t.reads(32), wire.Request{Type: wire.CmdDisc}))
+		for _, a := range t.batch(c, t.reads(32), wire.Request{Type: wire.CmdDisc}) {
+			t.check(c.Wait(a), describeRequest(a.Request))
+		}
 		if err := c.Ended(); err != nil {
 			t.failf("%v", err)
 		}

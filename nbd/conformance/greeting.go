@@ -37,7 +37,12 @@ func greeting(t *trial) {
 }
 
 func fixedNewstyle(t *trial) {
-	if _, g := t.greet(); g.Flags&wire.FixedNewstyle == 0 {
+	g, err := t.dial().Greet()
+	t.check(err, "greeting")
+	if g.Oldstyle {
+		t.failf("the server is an oldstyle one")
+	}
+	if g.Flags&wire.FixedNewstyle == 0 {
 		t.failf("the handshake flags are %#x", uint16(g.Flags))
 	}
 }
@@ -72,6 +77,9 @@ func (t *trial) hungUp(c *probe.Conn, o wire.Option, after string) {
 }
 
 func withoutFixed(t *trial) {
+	if t.facts.requiresTLS {
+		t.skipf("the server requires TLS, which needs fixed newstyle")
+	}
 	c, _ := t.greet()
 	t.check(c.ClientFlags(0), "client flags")
 	size, _, err := c.ExportName(t.target.Export, false)

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,7 +98,12 @@ func (r *run) attempt(f func(*trial)) (string, bool) {
 
 // survey finds out what the server offers.
 func (r *run) survey() error {
-	if detail, ok := r.attempt(func(t *trial) { t.dial() }); !ok {
+	detail, ok := r.attempt(func(t *trial) {
+		if _, err := t.dial().Greet(); errors.Is(err, probe.ErrDropped) || errors.Is(err, probe.ErrSilent) {
+			t.failf("%v, without a greeting", err)
+		}
+	})
+	if !ok {
 		return errors.New(detail)
 	}
 	f := &r.facts
@@ -159,20 +165,24 @@ func (r *run) try(c *Check, each func(Result)) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
-	detail, alive := r.attempt(alive)
-	if !alive && r.facts.opened {
+	detail, ok := r.attempt(alive)
+	if !ok {
 		result.Outcome = Fail
-		result.Detail = fmt.Sprintf("after it the server does not serve any more: %s; the check: %s", detail, result.Detail)
+		result.Detail = fmt.Sprintf("after it the server does not serve any more: %s; the check: %s", detail, cmp.Or(result.Detail, "passed"))
 	}
 	each(result)
-	if !alive && r.facts.opened {
+	if !ok {
 		return fmt.Errorf("%s: %w", c.ID, ErrStopped)
 	}
 	return nil
 }
 
-// alive opens the export as any client does.
+// alive opens the export as any client does, or where it never could be opened makes a connection.
 func alive(t *trial) {
+	if !t.facts.opened {
+		t.dial()
+		return
+	}
 	c := t.open(probe.Simple)
 	t.serving(c)
 	t.check(c.Send(c.Frame(wire.Request{Type: wire.CmdDisc}, nil)), "DISC")

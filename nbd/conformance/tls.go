@@ -55,9 +55,7 @@ func tlsUpgrade(t *trial) {
 }
 
 func tlsData(t *trial) {
-	c := t.plain()
-	t.refused(c, wire.OptStartTLS, []byte{1}, wire.RepErrInvalid)
-	t.startTLS(c)
+	t.refused(t.plain(), wire.OptStartTLS, []byte{1}, wire.RepErrInvalid)
 }
 
 func tlsTwice(t *trial) {
