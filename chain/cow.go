@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -32,7 +33,8 @@ func openCow(_ context.Context, dev block.Device, l Layer) (block.Device, error)
 func ThrowAway(dev block.Device, dir string) (block.Device, error) {
 	upper, err := newScratch(dir, dev.Size())
 	if err != nil {
-		return nil, block.WithHint(err, "this is a temporary file for what is written: TMPDIR, or cow,dir=FOLDER, names another folder")
+		err = fmt.Errorf("make a temporary file for what is written: %w", err)
+		return nil, block.WithHint(err, "TMPDIR, or cow,dir=FOLDER, names another folder")
 	}
 	o, err := block.NewOverlay(dev, upper)
 	if err != nil {
@@ -57,7 +59,7 @@ func newScratch(dir string, size int64) (*scratch, error) {
 	}
 	dir, err := os.MkdirTemp(dir, "imgtool-cow-")
 	if err != nil {
-		return nil, err
+		return nil, bare(err)
 	}
 	p, err := file.Create(filepath.Join(dir, "upper"), file.CreateOptions{Size: size, NoLock: true})
 	if err != nil {

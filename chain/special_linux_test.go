@@ -57,3 +57,19 @@ func TestFIFO(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOpenInFIFO refuses a FIFO in a folder without waiting for its other end.
+func TestOpenInFIFO(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if img, err := OpenIn(t.Context(), root, "fifo", Options{Registry: registry()}); !errors.Is(err, os.ErrInvalid) {
+		t.Errorf("%v, %v", img, err)
+	}
+}
