@@ -284,6 +284,9 @@ func (s *serving) run(ctx context.Context, args []string) (err error) {
 	}
 	r.catchSignals()
 	defer r.release()
+	if err := ctx.Err(); err != nil { // a signal has come before they were caught
+		return err
+	}
 	if s.stdio {
 		return r.serveSingle()
 	}

@@ -85,7 +85,9 @@ func (f *folderExports) open(_ context.Context, c server.Client) (*server.Export
 	if file.image == nil {
 		image, err := f.serveImage(func(o chain.Options) (*chain.Image, error) { return chain.OpenIn(f.ctx, f.root, name, o) })
 		if err != nil {
-			return nil, errors.Join(err, f.leave(name, file))
+			f.logger.Warn("cannot be served", "export", name, "why", message(err))
+			_ = f.leave(name, file) // it is not open
+			return nil, errors.New(strings.TrimPrefix(message(err), f.root.Name()+string(filepath.Separator))) // where it lies is no client's business
 		}
 		image.name = name
 		file.image = image

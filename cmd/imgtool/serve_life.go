@@ -87,7 +87,7 @@ func (r *running) begin(ctx context.Context) error {
 	if r.fork {
 		return leaveForeground()
 	}
-	return ctx.Err() // a signal may have come before anybody caught it
+	return nil
 }
 
 // wait returns when there is a reason to end: nil for a good one.
