@@ -4,8 +4,6 @@ import (
 	"context"
 	"iter"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/imgtool/imgtool/block"
 )
 
@@ -198,39 +196,4 @@ func (b *buffers) second(n int64) []byte {
 		b.q = make([]byte, b.size)
 	}
 	return b.q[:n]
-}
-
-// each has workers deal with all tasks, none longer than request where it has data, and stops at the first error.
-func each(ctx context.Context, workers int, request int64, todo iter.Seq2[task, error], do func(ctx context.Context, t task, b *buffers) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	queue := make(chan task)
-	g.Go(func() error {
-		defer close(queue)
-		for t, err := range todo {
-			if err != nil {
-				return err
-			}
-			select {
-			case queue <- t:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	for range workers {
-		g.Go(func() error {
-			b := &buffers{size: request}
-			for t := range queue {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if err := do(ctx, t, b); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
 }

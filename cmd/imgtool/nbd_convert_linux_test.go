@@ -16,18 +16,6 @@ import (
 	"github.com/imgtool/imgtool/internal/peers"
 )
 
-// waitFor waits until there is a file.
-func waitFor(t *testing.T, path string) {
-	t.Helper()
-	for range 1000 {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("%s does not come", path)
-}
-
 // processes returns how many processes have a word in their command lines.
 func processes(t *testing.T, word string) (n int) {
 	t.Helper()

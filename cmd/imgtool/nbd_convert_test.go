@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/imgtool/imgtool/internal/peers"
 )
@@ -66,6 +67,18 @@ func scattered(t *testing.T, path string, size int, seed uint64) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// waitFor waits until there is a file.
+func waitFor(t *testing.T, path string) {
+	t.Helper()
+	for range 1000 {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not come", path)
 }
 
 func sameContent(t *testing.T, what, path string, want []byte) {
