@@ -72,11 +72,15 @@ func New(ctx context.Context, conn net.Conn, c Config) (*Conn, error) {
 func (c *Conn) within(ctx context.Context, during string, step func() error) error {
 	err := within.Do(ctx, c.conn, step)
 	var refused *OptionError
+	var protocol *ProtocolError
 	switch {
 	case err == nil, errors.As(err, &refused):
 		return err
+	case errors.As(err, &protocol):
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("nbd: %s: the server hung up: %w", during, io.ErrUnexpectedEOF)
+	default:
+		err = fmt.Errorf("nbd: %s: %w", during, err)
 	}
 	c.end(err)
 	return err

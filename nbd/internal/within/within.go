@@ -3,8 +3,10 @@ package within
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 )
 
@@ -36,7 +38,11 @@ func Do(ctx context.Context, conn net.Conn, f func() error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := context.Cause(ctx); cause != nil {
+	cause := context.Cause(ctx)
+	if cause == nil && errors.Is(err, os.ErrDeadlineExceeded) && !deadline.IsZero() {
+		cause = context.DeadlineExceeded // the connection's clock was a little faster
+	}
+	if cause != nil {
 		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
