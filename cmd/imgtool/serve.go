@@ -185,6 +185,10 @@ func (s *serving) checkUse(c *cobra.Command, args []string) error {
 		return errors.New("--cow-dir is for --cow")
 	case s.from.share && !s.readOnly && !s.cow:
 		return errors.New("--force-share is for reading: say -r or --cow")
+	case s.fork && slices.ContainsFunc(args, isStandard):
+		return errors.New("standard input cannot be served from the background")
+	case s.stdio && slices.ContainsFunc(args, isStandard):
+		return errors.New("standard input cannot be both the image and the client")
 	case s.maxClients < 0 || s.handshakeTime < 0 || s.idleTime < 0 || s.drainTime < 0:
 		return errors.New("--max-clients and the times cannot be negative")
 	}

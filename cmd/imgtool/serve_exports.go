@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
@@ -136,7 +137,7 @@ func (s *serving) openImages(ctx context.Context, texts []string) (exports, erro
 	}
 	for _, b := range s.bitmaps {
 		if !slices.ContainsFunc(e.images, func(i *served) bool { return slices.Contains(i.bitmaps, b) }) {
-			return nil, errors.Join(block.ErrorOf(fs.ErrNotExist, "there is no bitmap %q in %s", b, texts), e.close(ctx))
+			return nil, errors.Join(block.ErrorOf(fs.ErrNotExist, "there is no bitmap %q in %s", b, strings.Join(texts, ", ")), e.close(ctx))
 		}
 	}
 	return e, nil

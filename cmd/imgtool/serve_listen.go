@@ -83,6 +83,9 @@ func (s *serving) checkPlaces(given func(string) bool) error {
 		s.sockets = []string{private}
 	}
 	s.placed = tcp || s.stdio || len(s.sockets) > 0 || s.vsock != ""
+	if _, _, err := net.SplitHostPort(s.metrics); s.metrics != "" && err != nil {
+		return fmt.Errorf("--metrics %s: say HOST:PORT", s.metrics)
+	}
 	_, _, err := parseVsock(s.vsock)
 	return err
 }
