@@ -15,7 +15,7 @@ nbd+unix:///EXPORT?socket=PATH, nbds:// and nbds+unix:// with TLS, nbd+vsock://C
 	}
 	a.add(cmd, 1, []command{
 		{"info", newNBDInfo}, {"list", newNBDList}, {"map", newNBDMap}, {"discard", newNBDDiscard}, {"zero", newNBDZero},
-		{"conformance", newNBDConformance},
+		{"conformance", newNBDConformance}, {"sh", newNBDSh},
 	})
 	return cmd
 }
