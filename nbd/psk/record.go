@@ -40,7 +40,6 @@ type protection struct {
 	aead   cipher.AEAD // nil before there are keys
 	iv     [12]byte
 	nonce  [12]byte // here, and not allocated for every record
-	header [headerLen]byte
 	seq    uint64
 }
 
@@ -59,14 +58,13 @@ func (p *protection) update() {
 	p.use(p.suite, expandLabel(p.suite.hash, p.secret, "traffic upd", nil, p.suite.hash.Size()))
 }
 
-// next prepares nonce and header for a record of n bytes behind its header, and counts it.
-func (p *protection) next(n int) error {
+// next prepares the nonce for a record, and counts it.
+func (p *protection) next() error {
 	if p.seq == math.MaxUint64 {
 		return errSequence
 	}
 	p.nonce = p.iv
 	binary.BigEndian.PutUint64(p.nonce[4:], binary.BigEndian.Uint64(p.iv[4:])^p.seq)
-	putHeader(p.header[:], recordApplicationData, n)
 	p.seq++
 	return nil
 }
@@ -88,12 +86,13 @@ func (p *protection) finish(out []byte, start int, typ byte) ([]byte, error) {
 		putHeader(out[start:], typ, len(data))
 		return out, nil
 	}
-	if err := p.next(len(data) + 1 + tagLen); err != nil {
+	if err := p.next(); err != nil {
 		return out, err
 	}
-	copy(out[start:], p.header[:])
+	putHeader(out[start:], recordApplicationData, len(data)+1+tagLen)
 	out = append(out, typ)
-	return p.aead.Seal(out[:start+headerLen], p.nonce[:], out[start+headerLen:], p.header[:]), nil
+	body := out[start+headerLen:]
+	return p.aead.Seal(out[:start+headerLen], p.nonce[:], body, out[start:start+headerLen]), nil
 }
 
 // seal appends a record with data to out.
@@ -101,18 +100,19 @@ func (p *protection) seal(out []byte, typ byte, data ...byte) ([]byte, error) {
 	return p.finish(append(begin(out), data...), len(out), typ)
 }
 
-// open decrypts what follows the header of a record, into dst where that has room, else in place, and returns the type and the data that were inside.
-func (p *protection) open(dst, sealed []byte) (typ byte, data []byte, err error) {
+// open decrypts a record, into dst where that has room, else in place, and returns the type and the data that were inside.
+func (p *protection) open(dst, record []byte) (typ byte, data []byte, err error) {
+	sealed := record[headerLen:]
 	if len(sealed) < 1+tagLen {
 		return 0, nil, wrong(DecodeError, "an encrypted record of %d bytes is too short", len(sealed))
 	}
-	if err := p.next(len(sealed)); err != nil {
+	if err := p.next(); err != nil {
 		return 0, nil, err
 	}
-	if cap(dst) < len(sealed)-tagLen {
+	if len(dst) < len(sealed)-tagLen { // what lies behind its length is not ours
 		dst = sealed
 	}
-	inner, err := p.aead.Open(dst[:0], p.nonce[:], sealed, p.header[:])
+	inner, err := p.aead.Open(dst[:0], p.nonce[:], sealed, record[:headerLen])
 	if err != nil {
 		return 0, nil, wrong(BadRecordMAC, "a record cannot be decrypted: it was changed on the way, or the keys differ")
 	}
@@ -215,17 +215,17 @@ func (in *input) record(dst []byte) (typ byte, data []byte, err error) {
 	if err := in.fill(headerLen + n); err != nil {
 		return 0, nil, err
 	}
-	data = in.buf[in.start+headerLen:][:n]
+	record := in.buf[in.start:][:headerLen+n]
 	in.start += headerLen + n
-	if in.aead == nil || typ != recordApplicationData {
-		return typ, data, nil
+	if typ != recordApplicationData {
+		return typ, record[headerLen:], nil
 	}
-	return in.open(dst, data)
+	return in.open(dst, record)
 }
 
 // checkHeader judges what a record is said to be before the rest of it is waited for.
 func (in *input) checkHeader(typ, version byte, n int) error {
-	if typ < recordChangeCipherSpec || typ > recordApplicationData || in.aead == nil && version != tls12>>8 {
+	if typ < recordChangeCipherSpec || typ > recordApplicationData || version != tls12>>8 {
 		return wrong(UnexpectedMessage, "what the peer sends is not TLS")
 	}
 	limit := maxPlaintext

@@ -115,7 +115,7 @@ func TestResumed(t *testing.T) {
 	}
 	same(t, "record", record, "1703030017ab1df420e75c457a7cc5d2844f76d5aee4b4edbf049be0")
 	p.use(aes128, early)
-	if typ, data, err := p.open(nil, record[headerLen:]); typ != recordApplicationData || string(data) != "ABCDEF" || err != nil {
+	if typ, data, err := p.open(nil, record); typ != recordApplicationData || string(data) != "ABCDEF" || err != nil {
 		t.Errorf("the record opens as type %d, %q, %v", typ, data, err)
 	}
 }
