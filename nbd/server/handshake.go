@@ -128,10 +128,10 @@ func (n *negotiation) gate(h wire.OptionHeader) (wire.Reply, string) {
 		return 0, ""
 	case n.draining.Load():
 		return wire.RepErrShutdown, "the server is shutting down"
-	case o < wire.OptExportName || o > wire.OptExtendedHeaders || o == wire.OptPeekExport:
-		return wire.RepErrUnsup, fmt.Sprintf("%v is not known here", o)
 	case needsTLS && o != wire.OptStartTLS:
 		return wire.RepErrTLSReqd, "STARTTLS must come first"
+	case o < wire.OptExportName || o > wire.OptExtendedHeaders || o == wire.OptPeekExport:
+		return wire.RepErrUnsup, fmt.Sprintf("%v is not known here", o)
 	case o == wire.OptStructuredReply && n.server.config.NoStructuredReplies, o == wire.OptExtendedHeaders && n.server.config.NoExtendedHeaders:
 		return wire.RepErrUnsup, fmt.Sprintf("%v is switched off", o)
 	case data && (o == wire.OptList || o == wire.OptStartTLS || o == wire.OptStructuredReply || o == wire.OptExtendedHeaders):
