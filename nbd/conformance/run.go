@@ -24,11 +24,11 @@ type Target struct {
 	Export string
 	// Destructive allows the checks that change the export. The first [Scratch] bytes of it are read before, and written again after.
 	Destructive bool
-	// Timeout bounds each check; 0 is DefaultTimeout.
+	// Timeout bounds each connection of a check; 0 is DefaultTimeout.
 	Timeout time.Duration
 }
 
-// DefaultTimeout is how long one check may take.
+// DefaultTimeout is how long one connection of a check may take. What is done around checks may always take as long.
 const DefaultTimeout = 15 * time.Second
 
 // Scratch is how many bytes of an export the destructive checks change at most, from its beginning.
@@ -91,7 +91,7 @@ type run struct {
 
 // attempt executes a function outside of any check.
 func (r *run) attempt(f func(*trial)) (string, bool) {
-	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: Must}
+	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: Must, limit: max(r.target.timeout(), DefaultTimeout)}
 	outcome, detail := t.execute(f)
 	return detail, outcome == Pass
 }
@@ -160,7 +160,7 @@ func (r *run) try(c *Check, each func(Result)) error {
 		each(result)
 		return nil
 	}
-	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: c.Level}
+	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: c.Level, limit: r.target.timeout()}
 	result.Outcome, result.Detail = t.execute(c.try)
 	if err := r.ctx.Err(); err != nil {
 		return err

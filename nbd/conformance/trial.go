@@ -18,6 +18,7 @@ type trial struct {
 	target *Target
 	facts  *facts
 	level  Level
+	limit  time.Duration // that every connection has
 
 	outcome Outcome
 	detail  string
@@ -95,13 +96,13 @@ func (t *trial) dial() *probe.Conn {
 	if !t.several {
 		t.hangUp()
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, t.target.timeout())
+	ctx, cancel := context.WithTimeout(t.ctx, t.limit)
 	defer cancel()
 	conn, err := t.target.Dial(ctx)
 	if err != nil {
 		t.brokenf("the server takes no connection: %v", err)
 	}
-	conn.SetDeadline(time.Now().Add(t.target.timeout()))
+	conn.SetDeadline(time.Now().Add(t.limit))
 	stop := context.AfterFunc(t.ctx, func() { conn.Close() })
 	t.ends = append(t.ends, func() { stop(); conn.Close() })
 	return probe.New(conn)
@@ -143,7 +144,7 @@ func (t *trial) startTLS(c *probe.Conn) {
 }
 
 func (t *trial) upgrade(c *probe.Conn) error {
-	deadline := time.Now().Add(t.target.timeout())
+	deadline := time.Now().Add(t.limit)
 	ctx, cancel := context.WithDeadline(t.ctx, deadline)
 	defer cancel()
 	return c.Upgrade(func(conn net.Conn) (net.Conn, error) {
