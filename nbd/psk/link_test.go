@@ -26,7 +26,8 @@ type end struct {
 	// change, where it is set, gets what this end receives and its position in the stream, and returns what this end sees of it. Less ends the stream.
 	change func(data []byte, at int) []byte
 	at     int
-	cut    bool
+	cut    bool // by change
+	last   bool // nothing more comes after what is pending
 }
 
 func newLink() (a, b *end) {
@@ -42,7 +43,7 @@ func (e *end) Read(p []byte) (int, error) {
 		switch {
 		case e.closed[e.side]:
 			return 0, net.ErrClosed
-		case e.closed[1-e.side], e.dead, e.cut:
+		case e.closed[1-e.side], e.dead, e.cut, e.last:
 			return 0, io.EOF
 		}
 		if other := 1 - e.side; e.waiting[other] && len(e.pending[other]) == 0 {
@@ -106,6 +107,14 @@ func (e *end) put(data ...[]byte) {
 	for _, d := range data {
 		e.pending[e.side] = append(e.pending[e.side], d...)
 	}
+	e.changed.Broadcast()
+}
+
+// cutWhenEmpty ends what this end receives behind what is on its way.
+func (e *end) cutWhenEmpty() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = true
 	e.changed.Broadcast()
 }
 
