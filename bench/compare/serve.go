@@ -223,7 +223,7 @@ func (r *running) start(ctx context.Context, transport, dir, file string, port i
 	}
 	r.pid = cmd.Process.Pid
 	go cmd.Wait() // of one that goes to the background, at once
-	for range 200 {
+	for range 500 {
 		if once(ctx, "nbdinfo", "--size", r.uri) == nil {
 			return r.find()
 		}
