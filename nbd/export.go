@@ -303,7 +303,7 @@ func (e *export) Discard(ctx context.Context, off, n int64) error {
 	return e.change(ctx, off, n, maxEffect, 0, func(conn *client.Conn, off, n int64) error { return conn.Trim(ctx, off, n, 0) })
 }
 
-// Prefetch implements block.Device.
+// Prefetch implements block.Device. That a server refuses is no error: nothing was promised, and the read will tell.
 func (e *export) Prefetch(ctx context.Context, off, n int64) error {
 	if err := e.begin(ctx, off, n); err != nil {
 		return err
@@ -312,7 +312,12 @@ func (e *export) Prefetch(ctx context.Context, off, n int64) error {
 	if e.info.Flags&wire.SendCache == 0 {
 		return nil
 	}
-	return e.pieces(ctx, off, n, e.maxPayload(), func(conn *client.Conn, off, n int64) error { return conn.Cache(ctx, off, n, 0) })
+	err := e.pieces(ctx, off, n, e.maxPayload(), func(conn *client.Conn, off, n int64) error { return conn.Cache(ctx, off, n, 0) })
+	var refused *client.CommandError
+	if errors.As(err, &refused) {
+		return nil
+	}
+	return err
 }
 
 // Resize implements block.Device: an export cannot be resized.

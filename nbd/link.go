@@ -175,7 +175,10 @@ func (s *links) do(ctx context.Context, choose func(context.Context) (*link, err
 			s.give(l)
 			s.leave(l, err)
 		}
-		if err == nil || !lost(err) || ctx.Err() != nil {
+		if err == nil || !lost(err) {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		s.sweep()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -18,12 +19,14 @@ import (
 const (
 	batchBytes    = 64 << 10 // of headers and copied payloads that are gathered for one write
 	batchCalls    = 64       // whose requests are gathered
-	copyPlain     = 8 << 10  // bytes up to which a payload is copied rather than pointed to
+	copyPlain     = 8 << 10  // bytes up to which a payload is copied rather than pointed to, over a plain connection
 	batchesAtOnce = 4        // batches that one caller sends, of which all but the first are others'
+	keptBuffer    = 1 << 20  // bytes of a buffer that is kept from batch to batch
 )
 
 // sender sends requests. Whoever finds nobody sending takes the role, and sends what others queue meanwhile together with his own. He never waits
-// for the connection: what it does not take at once, and all that goes over an encrypted one, is left to a goroutine.
+// for the connection: what it does not take at once, and all that goes over an encrypted one, is left to a goroutine. Over an encrypted connection
+// all payloads are copied, because a write that was broken off there cannot be resumed.
 type sender struct {
 	raw        syscall.RawConn // of a plain connection; else nil
 	background sync.WaitGroup  // goroutines that send
@@ -168,10 +171,10 @@ func (c *Conn) sendWaiting() {
 func (c *Conn) writeBatch() error {
 	for {
 		err := c.writeVecs()
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || c.out.raw == nil {
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		// Somebody wants his payload back: the rest is sent from a copy. Over an encrypted connection a write cannot be resumed.
+		// Somebody wants his payload back: the rest is sent from a copy.
 		for i, v := range c.out.vecs {
 			c.out.vecs[i] = slices.Clone(v)
 		}
@@ -217,9 +220,7 @@ func (c *Conn) release() {
 	c.out.batch = c.out.batch[:0]
 	if c.out.broken {
 		c.out.broken = false
-		if c.out.raw != nil && c.phase != ended {
-			c.conn.SetWriteDeadline(time.Time{})
-		}
+		c.conn.SetWriteDeadline(time.Time{})
 	}
 }
 
@@ -228,13 +229,13 @@ func (c *Conn) nextBatch() bool {
 	s := &c.out
 	limit := copyPlain
 	if s.raw == nil {
-		limit = batchBytes // a vector of its own would be a record of its own
+		limit = math.MaxInt
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.buf, s.space = s.buf[:0], s.space[:0]
-	if cap(s.buf) == 0 {
-		s.buf = make([]byte, 0, batchBytes+limit+wire.ExtendedRequestSize)
+	if cap(s.buf) == 0 || cap(s.buf) > keptBuffer {
+		s.buf = make([]byte, 0, batchBytes+copyPlain+wire.ExtendedRequestSize)
 	}
 	n := 0
 	from := 0 // where the part of buf begins that is not yet in vecs

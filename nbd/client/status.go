@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -30,12 +31,13 @@ func (c *Conn) BlockStatus(ctx context.Context, off, n int64, f wire.CommandFlag
 	}
 	k := newCall(cmd, off, n, f)
 	if ids != nil {
-		k.ids = ids
+		k.ids, k.about = ids, uint64(n)
 		k.payload = be.AppendUint64(make([]byte, 0, 8+4*len(ids)), uint64(n))
 		for _, id := range ids {
 			k.payload = be.AppendUint32(k.payload, id)
 		}
 		k.request.Flags |= wire.FlagPayloadLen
+		k.request.Length = uint64(len(k.payload))
 	}
 	kept, err := c.do(ctx, k)
 	if !kept {
@@ -108,7 +110,7 @@ func (c *Conn) receiveExtents(k *call, count uint64) ([]Extent, error) {
 	if k.request.Flags&wire.FlagReqOne != 0 && count != 1 {
 		return nil, broken(name, "%d extents, where one was asked for", count)
 	}
-	asked, limit := int64(k.request.Length), c.export.Size-int64(k.request.Offset)
+	asked, limit := int64(cmp.Or(k.about, k.request.Length)), c.export.Size-int64(k.request.Offset)
 	if c.config.Unchecked {
 		limit = math.MaxInt64
 	}
