@@ -30,7 +30,8 @@ type conn struct {
 	memory   memory
 	slots    chan struct{}  // holds one for each request in flight that a goroutine works on
 	working  sync.WaitGroup // those goroutines
-	pace     pace
+	small    pace           // of requests of up to inlineLimit bytes
+	bulk     pace           // of longer ones
 	sparse   sparseness
 	progress atomic.Int64 // changes while bytes come or go
 	counters
@@ -51,6 +52,8 @@ type conn struct {
 func newConn(ctx context.Context, s *Server, nc net.Conn) *conn {
 	c := &conn{server: s, since: time.Now(), plain: nc, client: Client{Addr: nc.RemoteAddr()}, slots: make(chan struct{}, maxInFlight)}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.small.init(smallTime)
+	c.bulk.init(bulkTime)
 	c.memory.init(&s.budget, s.config.ConnMemory)
 	c.attach(nc)
 	return c

@@ -22,6 +22,8 @@ type export struct {
 	strict   bool // the client has asked for the block sizes, and keeps to them
 
 	minBlock, preferred uint32 // bytes
+	// steady says that a byte of the export never moves in its file. What is sent without a copy may lie in a queue when its place is given up.
+	steady bool
 	// maxPiece is the longest request that the device gets, in bytes.
 	maxPiece int64
 	closed   sync.Once
@@ -39,6 +41,7 @@ func (c *conn) open(ctx context.Context, name string) (*export, error) {
 	e := &export{Export: opened, asked: name, info: opened.Device.Info(), size: opened.Device.Size()}
 	e.writable = e.info.Caps.Write && !e.ReadOnly
 	e.minBlock, e.preferred = blockSizes(e.info, e.size)
+	e.steady = !e.info.Caps.Write || e.info.Format == "file"
 	e.maxPiece = math.MaxInt64
 	if e.info.MaxBlock > 0 {
 		e.maxPiece = max(block.RoundDown(e.info.MaxBlock, int64(e.minBlock)), 1)

@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"sync"
+	"syscall"
 )
 
 const (
@@ -17,14 +18,16 @@ type frame struct {
 	headLen int
 	body    []byte
 	buffer  *[]byte // that body lies in, to be given back; nil where it is nobody's
+	pipe    *pipe   // what follows body, without a copy; nil where nothing does
 	held    int64   // bytes of the budget that are free when it was sent
 	last    bool    // it ends a request that has a slot
 }
 
 // output sends frames. Whoever has one sends it, and with it what others have queued meanwhile.
 type output struct {
-	c  *conn
-	nc net.Conn
+	c   *conn
+	nc  net.Conn
+	raw syscall.RawConn // nil where nothing can be sent without a copy
 
 	mu    sync.Mutex
 	free  sync.Cond // signalled when busy becomes false
@@ -38,7 +41,7 @@ type output struct {
 }
 
 func (o *output) init(c *conn, nc net.Conn) {
-	o.c, o.nc = c, nc
+	o.c, o.nc, o.raw = c, nc, rawConn(nc)
 	o.free.L = &o.mu
 }
 
@@ -148,6 +151,17 @@ func (o *output) write(frames []*frame) error {
 	}
 	vector, size := o.vector[:0], 0
 	for i, f := range frames {
+		if f.pipe != nil {
+			if err := o.writeVector(vector); err != nil {
+				return err
+			}
+			vector, size = vector[:0], 0
+			if err := f.pipe.drainTo(o.raw, f.head[:f.headLen]); err != nil {
+				return err
+			}
+			o.c.progress.Add(1)
+			continue
+		}
 		if f.headLen > 0 {
 			vector = append(vector, f.head[:f.headLen])
 		}
@@ -157,16 +171,24 @@ func (o *output) write(frames []*frame) error {
 		if size += f.headLen + len(f.body); size < gatherSize && i < len(frames)-1 {
 			continue
 		}
-		o.rest = vector
-		if _, err := o.rest.WriteTo(o.nc); err != nil {
+		if err := o.writeVector(vector); err != nil {
 			return err
 		}
-		o.c.progress.Add(1)
-		clear(vector)
 		vector, size = vector[:0], 0
 	}
 	o.vector = vector
 	return nil
+}
+
+func (o *output) writeVector(vector net.Buffers) error {
+	if len(vector) == 0 {
+		return nil
+	}
+	o.rest = vector
+	_, err := o.rest.WriteTo(o.nc)
+	clear(vector)
+	o.c.progress.Add(1)
+	return err
 }
 
 // vectored reports whether the system takes several slices at a time for nc.

@@ -15,6 +15,11 @@ const (
 	minSmallHole = 512 // where all of a small read is zero
 )
 
+// readFor is readInto, timed.
+func (c *conn) readFor(p []byte, off int64) error {
+	return c.timed(len(p), func() error { return c.readInto(p, off) })
+}
+
 // readInto fills p, split as the device wants it.
 func (c *conn) readInto(p []byte, off int64) error {
 	if int64(len(p)) <= c.exp.maxPiece {
@@ -42,7 +47,7 @@ func (c *conn) readWhole(r *request) {
 	n := int(r.Length)
 	buffer := c.server.buffers.get(n)
 	f := &frame{buffer: buffer, held: int64(n), last: true}
-	if err := c.readInto(*buffer, int64(r.Offset)); err != nil {
+	if err := c.readFor(*buffer, int64(r.Offset)); err != nil {
 		f.body = c.appendEnd(f.head[:0], r, err)
 		c.count(r, err)
 	} else {
@@ -134,11 +139,43 @@ func (c *conn) readChunks(r *request) {
 	}
 }
 
+// minPipe is how much is sent without a copy at least, in bytes: less is copied faster than moved.
+const minPipe = 128 << 10
+
+// pipePiece gets up to n bytes into a pipe that f holds from then on, and reports how many, 0 where that cannot be. What begins with zeros is read
+// instead: it may be a hole.
+func (c *conn) pipePiece(f *frame, off, n int64) int64 {
+	if n < minPipe || c.out.raw == nil || !c.exp.steady {
+		return 0
+	}
+	var start [minSmallHole]byte
+	if c.structured && (c.readInto(start[:], off) != nil || block.IsZero(start[:])) {
+		return 0
+	}
+	x := c.server.pipes.get()
+	if x == nil {
+		return 0
+	}
+	_ = c.timed(int(min(n, pieceSize)), func() error {
+		n = x.fill(c.ctx, c.exp.Device, off, n)
+		return nil
+	})
+	if n == 0 {
+		c.server.pipes.put(x)
+		return 0
+	}
+	f.pipe = x
+	return n
+}
+
 // readPiece reads up to n bytes into a buffer that f holds from then on, and says how many, and whether all of them are zero.
 func (c *conn) readPiece(f *frame, off, n int64) (zero bool, got int64, err error) {
+	if n := c.pipePiece(f, off, n); n > 0 {
+		return false, n, nil
+	}
 	n = c.memory.take(min(n, pieceSize))
 	f.buffer, f.held = c.server.buffers.get(int(n)), n
-	if err := c.readInto(*f.buffer, off); err != nil {
+	if err := c.readFor(*f.buffer, off); err != nil {
 		return false, n, err
 	}
 	if n >= minSmallHole && block.IsZero(*f.buffer) {

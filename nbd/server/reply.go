@@ -60,16 +60,17 @@ func (c *conn) inlineRead(r *request) {
 		c.batch.n += head + n
 		c.counters.out.Add(int64(n))
 	}
-	c.count(r, nil)
+	c.small.took(c.count(r, nil))
 }
 
 // finishInline puts a reply without data into the batch.
 func (c *conn) finishInline(r *request, err error) {
-	c.count(r, err)
-	var small [headSize]byte
-	end := c.appendEnd(small[:0], r, err)
-	c.batch.n += copy(c.room(len(end)), end)
+	c.small.took(c.count(r, err))
+	c.batch.n += len(c.appendEnd(c.room(maxEnd)[:0], r, err))
 }
+
+// maxEnd is the longest that appendEnd appends, in bytes.
+const maxEnd = wire.ExtendedReplySize + 6 + wire.MaxString
 
 // finish replies to a request that has a slot and no data to return.
 func (c *conn) finish(r *request, err error) {
@@ -136,14 +137,11 @@ func (c *conn) putHole(p []byte, r *request, off, n int64, flags wire.ChunkFlags
 	return k + 12
 }
 
-// count keeps what happened to a request.
-func (c *conn) count(r *request, err error) {
-	if int(r.Type) >= len(c.commands) {
-		return
-	}
+// count keeps what happened to a request, and returns how long it took.
+func (c *conn) count(r *request, err error) time.Duration {
 	took := time.Since(c.since) - r.began
-	if r.Length <= inlineLimit && (r.Type == wire.CmdRead || r.Type == wire.CmdWrite) {
-		c.pace.took(took)
+	if int(r.Type) >= len(c.commands) {
+		return took
 	}
 	n := &c.commands[r.Type]
 	n.count.Add(1)
@@ -153,12 +151,16 @@ func (c *conn) count(r *request, err error) {
 		n.errors.Add(1)
 		c.server.config.Log.Debug("request failed", "client", c.id, "command", r.Type, "offset", r.Offset, "length", r.Length, "error", err)
 	}
+	return took
 }
 
 // sent gives back what a frame holds.
 func (c *conn) sent(f *frame) {
 	if f.buffer != nil {
 		c.server.buffers.put(f.buffer)
+	}
+	if f.pipe != nil {
+		c.server.pipes.put(f.pipe)
 	}
 	if f.held > 0 {
 		c.memory.give(f.held)

@@ -105,6 +105,7 @@ type Server struct {
 	config  Config
 	budget  budget
 	buffers buffers
+	pipes   pipes
 	slots   chan struct{} // of MaxClients; nil without limit
 
 	mu        sync.Mutex
@@ -133,6 +134,7 @@ func New(c Config) *Server {
 	}
 	s := &Server{config: c, listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, ended: make(chan struct{})}
 	s.budget.limit = c.Memory
+	s.pipes.init()
 	if c.MaxClients > 0 {
 		s.slots = make(chan struct{}, c.MaxClients)
 	}
@@ -306,6 +308,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 		s.mu.Unlock()
 		if left == 0 {
+			s.pipes.close()
 			return cut
 		}
 		select {

@@ -107,12 +107,16 @@ func (c *conn) request(r request) error {
 	switch {
 	case r.Type == wire.CmdWrite && small:
 		return c.smallWrite(r)
-	case r.Type == wire.CmdRead && small && c.pace.quick():
+	case r.Type == wire.CmdRead && small && c.small.quick():
 		c.inlineRead(&r)
 	case r.Type == wire.CmdWrite && r.Length > 0:
 		return c.bigWrite(r)
 	case r.Type == wire.CmdBlockStatus && r.payload > 0:
 		return c.filteredStatus(r)
+	case r.Type == wire.CmdRead && !small && c.bulk.quick():
+		c.flush()
+		c.begin(&r)
+		c.run(&r)
 	default:
 		c.spawn(r, c.run)
 	}
@@ -158,25 +162,43 @@ func (c *conn) run(r *request) {
 	}
 }
 
-// pace decides whether the reading goroutine serves small requests itself, which is cheaper, or starts goroutines, which a device that lets its
-// callers wait needs to be kept busy.
-type pace struct{ run atomic.Int32 }
+// pace decides whether the reading goroutine serves requests itself, which is cheaper, or starts goroutines, which a device that lets its callers
+// wait needs to be kept busy. It is the moving average of the time that the device has taken, in nanoseconds.
+type pace struct {
+	limit   int64 // of the average, above which the device waits for something
+	average atomic.Int64
+}
 
 const (
-	quickTime = 60 * time.Microsecond // a request that takes longer has waited for something
-	quickRun  = 16                    // quick requests after which it is believed
+	smallTime = 50 * time.Microsecond  // for a request of up to inlineLimit bytes
+	bulkTime  = 200 * time.Microsecond // for pieceSize bytes
+	slowTime  = 2 * time.Millisecond   // more than this counts as this
+	paceShare = 8                      // one part in so many of the average is the newest time
 )
 
-func (p *pace) quick() bool { return p.run.Load() >= quickRun }
+func (p *pace) init(limit time.Duration) {
+	p.limit = int64(limit)
+	p.average.Store(2 * p.limit) // until something is known
+}
 
-// took tells of a small request.
+func (p *pace) quick() bool { return p.average.Load() < p.limit }
+
+// took tells of one call of the device. Of calls that end at the same time one may be forgotten.
 func (p *pace) took(d time.Duration) {
-	switch {
-	case d > quickTime:
-		p.run.Store(0)
-	case p.run.Load() < quickRun:
-		p.run.Add(1)
+	average := p.average.Load()
+	p.average.Store(average + (min(int64(d), int64(slowTime))-average)/paceShare)
+}
+
+// timed runs a call of the device for n bytes, and tells its time to the pace of such requests.
+func (c *conn) timed(n int, call func() error) error {
+	began := time.Now()
+	err := call()
+	if d := time.Since(began); n <= inlineLimit {
+		c.small.took(d)
+	} else {
+		c.bulk.took(d * pieceSize / time.Duration(max(n, pieceSize/4)))
 	}
+	return err
 }
 
 // changes splits what is done to a range into pieces that the device takes.
@@ -250,7 +272,7 @@ func (c *conn) smallWrite(r request) error {
 		return unexpected(err)
 	}
 	c.counters.in.Add(int64(len(p)))
-	if c.pace.quick() && !r.has(wire.FlagFUA) && int64(len(p)) <= c.exp.maxPiece {
+	if c.small.quick() && !r.has(wire.FlagFUA) && int64(len(p)) <= c.exp.maxPiece {
 		err := c.exp.Device.Write(c.ctx, p, int64(r.Offset), 0)
 		c.finishInline(&r, err)
 		return nil
@@ -279,13 +301,20 @@ func unexpected(err error) error {
 }
 
 // writePiece writes p, split as the device wants it.
-func (c *conn) writePiece(p []byte, off int64, fua bool) error {
+func (c *conn) writePiece(p []byte, off int64, fua bool) (err error) {
 	var f block.Flags
 	whole := int64(len(p)) <= c.exp.maxPiece
 	if fua && whole {
 		f = block.FUA
 	}
-	err := c.changes(off, int64(len(p)), func(at, n int64) error { return c.exp.Device.Write(c.ctx, p[at-off:][:n], at, f) })
+	write := func() error {
+		return c.changes(off, int64(len(p)), func(at, n int64) error { return c.exp.Device.Write(c.ctx, p[at-off:][:n], at, f) })
+	}
+	if fua {
+		err = write()
+	} else {
+		err = c.timed(len(p), write)
+	}
 	if err == nil && fua && !whole {
 		err = c.exp.Device.Flush(c.ctx)
 	}
@@ -321,12 +350,17 @@ func (c *conn) bigWrite(r request) error {
 		w.left.Add(1)
 		at, fua := off, whole && n == end-off && r.has(wire.FlagFUA)
 		whole = fua
-		c.working.Go(func() {
+		write := func() {
 			err := c.writePiece(*buffer, at, fua)
 			c.server.buffers.put(buffer)
 			c.memory.give(n)
 			w.end(err)
-		})
+		}
+		if c.bulk.quick() && !fua {
+			write()
+		} else {
+			c.working.Go(write)
+		}
 		off += n
 	}
 	if r.has(wire.FlagFUA) && !whole {
