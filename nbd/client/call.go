@@ -22,6 +22,7 @@ type call struct {
 	content content       // of the reply to a READ
 	status  []statusOf    // of the reply to a BLOCK_STATUS
 	ids     []uint32      // that it asked for, where it did
+	about   uint64        // then: the length of the range, which stands in payload; else 0
 	raw     *rawReply     // where everything is kept as it came
 	telling bool          // whether pieces is filled
 	pieces  []Piece       // of a READ, as they came

@@ -407,3 +407,37 @@ func TestPieces(t *testing.T) {
 		t.Error("the buffer is not filled as the pieces say")
 	}
 }
+
+// TestStatusOfSome asks for one context of two, with a payload.
+func TestStatusOfSome(t *testing.T) {
+	var seen wire.Request
+	var payload []byte
+	conn := serve(t, false, func(f *fake) {
+		f.contexts = []client.MetaContext{{ID: 5, Name: "base:allocation"}, {ID: 6, Name: "x:y"}}
+		f.negotiate()
+		seen, payload = f.request()
+		f.chunk(seen, wire.ChunkBlockStatusExt, done, u32(6), u32(2), u64(4096), u64(9), u64(1<<40), u64(8))
+		r, _ := f.request()
+		f.chunk(r, wire.ChunkBlockStatusExt, done, u32(5), u32(1), u64(4096), u64(9))
+	})
+	n := agreed(t, conn, extended, client.Config{})
+	var told []client.Extent
+	each := func(c client.MetaContext, all []client.Extent) {
+		if c.Name != "x:y" {
+			t.Errorf("the server tells of %s", c.Name)
+		}
+		told = append(told, all...)
+	}
+	if err := n.BlockStatus(t.Context(), 8192, 8192, 0, []uint32{6}, each); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 2 || told[0] != (client.Extent{Length: 4096, Flags: 9}) || told[1] != (client.Extent{Length: fakeSize - 8192 - 4096, Flags: 8}) {
+		t.Errorf("the extents are %v", told)
+	}
+	if seen.Length != 12 || seen.Flags != wire.FlagPayloadLen || seen.Offset != 8192 || !bytes.Equal(payload, join(u64(8192), u32(6))) {
+		t.Errorf("the server saw %+v with %x", seen, payload)
+	}
+	if err := n.BlockStatus(t.Context(), 8192, 8192, 0, []uint32{6}, each); !isProtocol(err) {
+		t.Errorf("an answer about another context: %v", err)
+	}
+}
