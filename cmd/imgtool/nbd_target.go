@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -50,19 +51,28 @@ func (t *nbdTarget) parse(text string) (err error) {
 // name returns what messages call it.
 func (t *nbdTarget) name() string {
 	if t.argv != nil {
-		return t.argv[0]
+		return "[ " + t.argv[0] + " ]"
 	}
 	return t.uri.String()
 }
 
-// uriOf returns the URI of an export, "" where there will be none afterwards.
+// uriOf returns the URI of an export, "" where there will be none afterwards. As in nbdinfo the port is there always, and so is the slash.
 func (t *nbdTarget) uriOf(export string) string {
 	if t.argv != nil {
 		return ""
 	}
 	u := t.uri
 	u.Export = export
-	return u.String()
+	scheme, rest, _ := strings.Cut(u.String(), "://")
+	if u.Network == "unix" {
+		return scheme + "://" + rest
+	}
+	end := strings.IndexAny(rest+"/", "/?")
+	host, path := rest[:end], rest[end:]
+	if port := fmt.Sprintf(":%d", wire.DefaultPort); strings.HasSuffix(u.Address, port) && !strings.HasSuffix(host, port) {
+		host += port
+	}
+	return scheme + "://" + host + "/" + strings.TrimPrefix(path, "/")
 }
 
 // nbdSession is a connection to a server, with all that could be agreed on. Errors of its methods name the server.
@@ -132,8 +142,17 @@ func (s *nbdSession) Close() {
 
 // named returns err with the name of the server.
 func (s *nbdSession) named(err error) error {
-	if cause := context.Cause(s.ctx); err != nil && cause != nil && errors.Is(err, context.DeadlineExceeded) {
+	if cause := context.Cause(s.ctx); cause != nil && (errors.Is(err, cause) || errors.Is(err, os.ErrDeadlineExceeded)) {
 		err = cause
+	}
+	var no *client.OptionError
+	if errors.As(err, &no) {
+		switch no.Reply {
+		case wire.RepErrTLSReqd:
+			err = block.WithHint(err, "the server wants encryption: write nbds in place of nbd")
+		case wire.RepErrUnknown, wire.RepErrPolicy:
+			err = block.WithHint(err, "imgtool nbd list shows the exports of a server")
+		}
 	}
 	return nameFile(s.at.name(), err)
 }
@@ -143,6 +162,11 @@ func isRefusal(err error) bool { return errors.As(err, new(*client.OptionError))
 
 // export returns what the server tells of an export: by INFO, or where that is refused, by beginning transmission.
 func (s *nbdSession) export(export string) (client.ExportInfo, error) {
+	if s.Negotiating() && s.Extended() { // there are servers that know payloads of BLOCK_STATUS only where there is something to choose from
+		if _, err := s.SetMetaContexts(s.ctx, export, wire.BaseAllocation); err != nil && !isRefusal(err) {
+			return client.ExportInfo{}, s.named(err)
+		}
+	}
 	if s.Negotiating() && s.Protocol() == "newstyle-fixed" {
 		e, err := s.Info(s.ctx, export)
 		if !isRefusal(err) {
@@ -158,10 +182,6 @@ func (s *nbdSession) begin(export string) (client.ExportInfo, error) {
 		return s.Export(), nil
 	}
 	e, err := s.Go(s.ctx, export)
-	var no *client.OptionError
-	if errors.As(err, &no) && (no.Reply == wire.RepErrUnknown || no.Reply == wire.RepErrPolicy) {
-		err = block.WithHint(err, "imgtool nbd list shows the exports of a server")
-	}
 	return e, s.named(err)
 }
 
