@@ -2,6 +2,8 @@ package convert
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"iter"
 	"sync"
 
@@ -10,11 +12,11 @@ import (
 
 // What walkAhead asks for at once, in bytes of the device and in extents.
 const (
-	firstWindow  = 128 << 20
+	firstWindow  = 16 << 20
 	leastWindow  = 1 << 20
-	fewExtents   = 1 << 9 // a window with fewer is followed by longer ones
-	manyExtents  = 1 << 12
-	windowsAhead = 16 // at most, of which each is one call of the device
+	fewExtents   = 1 << 9  // a window with fewer is followed by longer ones
+	manyExtents  = 1 << 11 // one with more by shorter ones
+	windowsAhead = 8       // at most, of which each is one call of the device
 )
 
 // walkAhead is block.Walk for a device that is far away: it asks for several windows at a time, so that whoever uses the extents need not wait for each
@@ -27,9 +29,11 @@ func walkAhead(ctx context.Context, d block.Device, m block.Map, off, end int64)
 		defer cancel()
 		length, next := int64(firstWindow), off
 		var asked []*window // in order
+		var spare []block.Extent
 		for off < end {
 			for len(asked) < min(windowsAhead, d.Info().InFlight) && next < end {
-				w := &window{off: next, end: next + min(length, end-next), done: make(chan struct{})}
+				w := &window{off: next, end: next + min(length, end-next), done: make(chan struct{}), list: spare[:0]}
+				spare = nil
 				g.Go(func() { w.fill(ctx, d, m) })
 				asked, next = append(asked, w), w.end
 			}
@@ -51,7 +55,7 @@ func walkAhead(ctx context.Context, d block.Device, m block.Map, off, end int64)
 			case n < fewExtents && length <= end/2:
 				length *= 2
 			}
-			off = w.end
+			off, spare = w.end, w.list
 		}
 	}
 }
@@ -69,11 +73,18 @@ type window struct {
 // fill asks for the extents.
 func (w *window) fill(ctx context.Context, d block.Device, m block.Map) {
 	defer close(w.done)
-	for e, err := range block.Walk(ctx, d, m, w.off, w.end) {
-		if err != nil {
-			w.failed, w.err = e.Off, err
+	for w.failed = w.off; w.failed < w.end; w.failed = w.list[len(w.list)-1].End() {
+		n := len(w.list)
+		w.list, w.err = d.Extents(ctx, m, w.failed, w.end-w.failed, w.list)
+		if w.err == nil {
+			w.err = ctx.Err()
+		}
+		if w.err == nil && len(w.list) == n {
+			w.err = fmt.Errorf("%s describes nothing here: %w", d.Info().Name, io.ErrNoProgress)
+		}
+		if w.err != nil {
+			w.list = w.list[:n]
 			return
 		}
-		w.list = append(w.list, e)
 	}
 }

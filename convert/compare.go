@@ -197,7 +197,7 @@ func bothRanges(ctx context.Context, a, b block.Device, strict bool) iter.Seq2[t
 				yield(task{}, err)
 				return
 			}
-			t := task{e[0].Off, e[0].Len, dataIn(e[0], readA) | dataIn(e[1], readB)}
+			t := task{off: e[0].Off, n: e[0].Len, kind: dataIn(e[0], readA) | dataIn(e[1], readB)}
 			if strict && (e[0].Flags^e[1].Flags)&(block.ExtAlloc|block.ExtZero) != 0 {
 				t.kind |= unlike
 			}

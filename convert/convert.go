@@ -40,7 +40,7 @@ const (
 	// through.
 	readRequest = 512 << 10
 	// farRequest is the same where a device waits for something far away: many requests that are short keep both ends busy.
-	farRequest = 256 << 10
+	farRequest = 512 << 10
 
 	maxWorkers = 16      // by default, on one machine: past it the target's lock is what everybody waits for
 	minRequest = 4 << 10 // what a small memory budget can shrink requests to
@@ -51,8 +51,8 @@ type Options struct {
 	// Workers is how many requests are in flight; 0 means one for each processor, at most 16, or as many as keep the source or the target busy
 	// where one of them says so (block.Info.InFlight).
 	Workers int
-	// Request is the longest request in bytes; 0 means DefaultRequest, 512 KiB where nothing is written to a device, 256 KiB where a device is far
-	// away, or the block that a source unpacks at a time where that is longer. It is never more than a device takes.
+	// Request is the longest request in bytes; 0 means DefaultRequest, 512 KiB where nothing is written to a device or one is far away, or the block
+	// that a source unpacks at a time where that is longer. It is never more than a device takes.
 	Request int64
 	// Memory bounds all buffers together, in bytes; 0 means DefaultMemory. Requests are made shorter, and then workers fewer, to keep it.
 	Memory int64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 
 	"github.com/imgtool/imgtool/block"
@@ -29,14 +30,50 @@ func Copy(ctx context.Context, src, dst block.Device, o Options) (Stats, error) 
 	c := newCopier(dst, o, size)
 	c.stats.Size = size
 
-	var only func(block.Extent) bool
-	if o.KeepBacking {
-		only = func(e block.Extent) bool { return e.Depth == 0 }
+	todo := tasks(c.ranges(ctx, src), request, c.longestZeros(request))
+	if i := src.Info(); i.InFlight > 0 && !i.Caps.Packed {
+		todo = bridged(todo, request)
 	}
-	err := each(ctx, workers, request, tasks(ranges(ctx, src, only), request, c.longestZeros(request)), func(ctx context.Context, t task, b *buffers) error {
+	err := each(ctx, workers, request, todo, func(ctx context.Context, t task, b *buffers) error {
 		return c.copy(ctx, src, t, b)
 	})
 	return c.stats, err
+}
+
+// ranges yields what there is to do.
+func (c *copier) ranges(ctx context.Context, src block.Device) iter.Seq2[task, error] {
+	switch {
+	case c.o.KeepBacking:
+		return ranges(ctx, src, func(e block.Extent) bool { return e.Depth == 0 })
+	case c.o.TargetIsZero || c.o.ZeroGranule <= 0 || c.dst.Info().InFlight == 0:
+		return ranges(ctx, src, nil)
+	}
+	return func(yield func(task, error) bool) { // holes of both are left: to ask costs less than to zero each
+		for e, err := range together(ctx, src.Size(), src, untold{block.Filter{Device: c.dst}}) {
+			if err != nil {
+				yield(task{}, err)
+				return
+			}
+			t := task{off: e[0].Off, n: e[0].Len, kind: dataIn(e[0], readA)}
+			if t.kind == 0 && e[1].Flags&(block.ExtZero|block.ExtAlloc) == block.ExtZero {
+				t.kind = leave
+			}
+			if !yield(t, nil) {
+				return
+			}
+		}
+	}
+}
+
+// untold is a device of which what cannot be told is data.
+type untold struct{ block.Filter }
+
+func (d untold) Extents(ctx context.Context, m block.Map, off, n int64, buf []block.Extent) ([]block.Extent, error) {
+	got, err := d.Filter.Extents(ctx, m, off, n, buf)
+	if err == nil || ctx.Err() != nil {
+		return got, err
+	}
+	return append(buf, block.Extent{Off: off, Len: n, Flags: block.ExtData}), nil
 }
 
 // makeRoom makes dst at least size bytes long.
@@ -105,11 +142,10 @@ func plainFile(d block.Device) *os.File {
 // copy deals with one task.
 func (c *copier) copy(ctx context.Context, src block.Device, t task, b *buffers) error {
 	switch {
-	case t.kind&leave != 0:
-		c.add(t.n, func(s *Stats) { s.Left += t.n })
-		return nil
-	case t.kind == 0:
-		return c.zeros(ctx, t.off, t.n)
+	case !t.kind.data():
+		return c.without(ctx, t)
+	case t.parts != nil:
+		return c.copyParts(ctx, src, t, b)
 	}
 	if moved, err := c.move(ctx, src, t); err != nil || moved {
 		return err

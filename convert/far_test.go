@@ -21,7 +21,7 @@ type far struct {
 	most     int64 // bytes in a request; 0 for any
 	noZero   bool
 
-	now, peak, calls, longest, zeroed atomic.Int64
+	now, peak, writes, longest, zeroed atomic.Int64
 }
 
 func (d *far) Info() block.Info {
@@ -40,7 +40,6 @@ func (d *far) wait(n int64) {
 	}
 	raise(&d.peak, d.now.Add(1))
 	raise(&d.longest, n)
-	d.calls.Add(1)
 	time.Sleep(time.Second)
 	d.now.Add(-1)
 }
@@ -52,6 +51,7 @@ func (d *far) Read(ctx context.Context, p []byte, off int64) error {
 
 func (d *far) Write(ctx context.Context, p []byte, off int64, f block.Flags) error {
 	d.wait(int64(len(p)))
+	d.writes.Add(1)
 	return d.Device.Write(ctx, p, off, f)
 }
 
@@ -130,8 +130,8 @@ func TestFarZeros(t *testing.T) {
 		if _, err := Copy(t.Context(), block.NewNull(size), dst, Options{ZeroGranule: DefaultZeroGranule}); err != nil {
 			t.Fatal(err)
 		}
-		if dst.peak.Load() != 16 || dst.calls.Load() != size/farRequest {
-			t.Errorf("%d writes, %d at a time", dst.calls.Load(), dst.peak.Load())
+		if n := dst.writes.Load(); dst.peak.Load() != 16 || n < size/farRequest/2 || n > size/farRequest {
+			t.Errorf("%d writes, %d at a time", n, dst.peak.Load())
 		}
 		if r, err := Compare(t.Context(), block.NewNull(size), dst.Device, false, Options{}); err != nil || r.Difference != Same {
 			t.Errorf("%+v, %v", r, err)

@@ -60,7 +60,7 @@ func (r *rebasing) ranges(ctx context.Context, size int64) iter.Seq2[task, error
 				yield(task{}, err)
 				return
 			}
-			t := task{e[0].Off, e[0].Len, dataIn(e[1], readA) | dataIn(e[2], readB)}
+			t := task{off: e[0].Off, n: e[0].Len, kind: dataIn(e[1], readA) | dataIn(e[2], readB)}
 			switch {
 			case held(e[0]):
 				t.kind = leave
@@ -103,7 +103,7 @@ func inUnits(ranges iter.Seq2[task, error], unit int64) iter.Seq2[task, error] {
 					if !done() {
 						return
 					}
-					t = task{r.off, n, r.kind}
+					t = task{off: r.off, n: n, kind: r.kind}
 				}
 				r.off, r.n = r.off+n, r.n-n
 			}

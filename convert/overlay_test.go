@@ -368,7 +368,7 @@ func TestInUnits(t *testing.T) {
 				for j < len(c.ranges) && c.ranges[j] == c.ranges[i] {
 					j++
 				}
-				if !yield(task{int64(i), int64(j - i), kinds[c.ranges[i]]}, nil) {
+				if !yield(task{off: int64(i), n: int64(j - i), kind: kinds[c.ranges[i]]}, nil) {
 					return
 				}
 				i = j

@@ -84,7 +84,11 @@ func held(e block.Extent) bool { return e.Depth == 0 && e.Flags&block.ExtAlloc !
 type task struct {
 	off, n int64
 	kind   kind
+	parts  []task // of a range that is read at once and holds more than data; see bridged
 }
+
+// end returns the first byte after the task.
+func (t task) end() int64 { return t.off + t.n }
 
 // kind says what there is to do for a range; 0 where it is known to be zero.
 type kind uint8
@@ -115,7 +119,7 @@ func ranges(ctx context.Context, d block.Device, only func(block.Extent) bool) i
 			if only != nil && err == nil && !only(e) {
 				k = leave
 			}
-			if !yield(task{e.Off, e.Len, k}, err) || err != nil {
+			if !yield(task{off: e.Off, n: e.Len, kind: k}, err) || err != nil {
 				return
 			}
 		}
@@ -146,7 +150,7 @@ func tasks(ranges iter.Seq2[task, error], request, zeros int64) iter.Seq2[task, 
 					}
 					n = t.n
 				}
-				if !yield(task{t.off, n, t.kind}, nil) {
+				if !yield(task{off: t.off, n: n, kind: t.kind}, nil) {
 					return false
 				}
 				t.off, t.n = t.off+n, t.n-n
