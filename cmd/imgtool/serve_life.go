@@ -156,12 +156,14 @@ func (r *running) serveSingle() error {
 	return err
 }
 
-// last ends the server when no export is in use and no client is there, where that is not about to change.
+// last ends the server when no export is in use and no client is there, where that is not about to change, unless all who came have only looked around.
 func (r *running) last(used func() int64) {
 	const pause = 5 * time.Millisecond
 	for r.life.Err() == nil && used() == 0 {
-		if r.server.Stats().Active == 0 {
-			r.because(nil)
+		if s := r.server.Stats(); s.Active == 0 {
+			if s.Connections > s.Refused {
+				r.because(nil)
+			}
 			return
 		}
 		time.Sleep(pause)
