@@ -205,24 +205,9 @@ func (c *Conn) takeMessage() ([]byte, error) {
 
 // Write sends p in records of 16 KiB, several by one system call.
 func (c *Conn) Write(p []byte) (int, error) {
-	return c.write([][]byte{p})
-}
-
-// WriteBuffers sends what buffers hold as if they were one, and leaves them as they are.
-func (c *Conn) WriteBuffers(buffers net.Buffers) (int64, error) {
-	n, err := c.write(buffers)
-	return int64(n), err
-}
-
-func (c *Conn) write(buffers [][]byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	left := 0
-	for _, b := range buffers {
-		left += len(b)
-	}
-	c.sent = slices.Grow(c.sent[:0], min(left+2*overhead, maxOutput))
-	w := gather{buffers: buffers}
+	c.sent = slices.Grow(c.sent[:0], min(len(p)+2*overhead, maxOutput))
 	total := 0
 	for {
 		switch {
@@ -230,18 +215,10 @@ func (c *Conn) write(buffers [][]byte) (int, error) {
 			return total, c.writeErr
 		case c.closed.Load():
 			return total, net.ErrClosed
-		case total == left:
+		case total == len(p):
 			return total, nil
 		}
-		n, err := 0, error(nil)
-		for err == nil && total+n < left && len(c.sent)+maxPlaintext+overhead <= maxOutput {
-			if err = c.renew(); err == nil {
-				start := len(c.sent)
-				c.sent = w.take(begin(c.sent), min(maxPlaintext, left-total-n))
-				n += len(c.sent) - start - headerLen
-				c.sent, err = c.out.finish(c.sent, start, recordApplicationData)
-			}
-		}
+		n, err := c.gather(p[total:])
 		if err == nil {
 			err = c.flush()
 		}
@@ -253,23 +230,19 @@ func (c *Conn) write(buffers [][]byte) (int, error) {
 	}
 }
 
-// gather takes bytes from several buffers in turn.
-type gather struct {
-	buffers [][]byte
-	off     int // in the first
-}
-
-// take appends the next n bytes to out.
-func (g *gather) take(out []byte, n int) []byte {
-	for n > 0 {
-		got := min(n, len(g.buffers[0])-g.off)
-		out = append(out, g.buffers[0][g.off:g.off+got]...)
-		n -= got
-		if g.off += got; g.off == len(g.buffers[0]) {
-			g.buffers, g.off = g.buffers[1:], 0
+// gather puts records together that flush sends, as many as the buffer holds, and returns how much of p is in them.
+func (c *Conn) gather(p []byte) (n int, err error) {
+	for n < len(p) && len(c.sent)+maxPlaintext+overhead <= maxOutput {
+		if err := c.renew(); err != nil {
+			return n, err
 		}
+		piece := p[n:min(n+maxPlaintext, len(p))]
+		if c.sent, err = c.out.seal(c.sent, recordApplicationData, piece...); err != nil {
+			return n, err
+		}
+		n += len(piece)
 	}
-	return out
+	return n, nil
 }
 
 // renew replaces the keys of this side where the peer has asked for it, or where they have encrypted as much as they may.

@@ -213,8 +213,8 @@ func answer(t *testing.T, c *config, key Key) (port string, done <-chan error) {
 // text is what clients send.
 func text() string {
 	var b strings.Builder
-	for i := range 60 {
-		fmt.Fprintf(&b, "line %d %s\n", i, strings.Repeat("y", i*10))
+	for i := range 50 {
+		fmt.Fprintf(&b, "line %d %s\n", i, strings.Repeat("y", i))
 	}
 	return b.String()
 }
@@ -256,13 +256,12 @@ func TestGnuTLSClient(t *testing.T) {
 			if test.err != "" {
 				return
 			}
-			for _, line := range strings.Split(strings.TrimSpace(text()), "\n") {
-				if !bytes.Contains(out, []byte(line+"\n")) {
-					t.Fatalf("%.20q does not come back:\n%s", line, out)
-				}
-			}
-			if !bytes.Contains(out, []byte("Rekey was completed")) {
+			const rekeyed = "- Rekey was completed\n" // wherever between bytes that have come
+			if !bytes.Contains(out, []byte(rekeyed)) {
 				t.Errorf("the client has not asked for new keys:\n%s", out)
+			}
+			if !bytes.Contains(bytes.ReplaceAll(out, []byte(rekeyed), nil), []byte(text())) {
+				t.Errorf("what comes back is not what was sent:\n%s", out)
 			}
 		})
 	}

@@ -76,12 +76,12 @@ func putHeader(header []byte, typ byte, n int) {
 	binary.BigEndian.PutUint16(header[3:], uint16(n))
 }
 
-// begin appends room for the header of a record to out.
-func begin(out []byte) []byte { return append(out, make([]byte, headerLen)...) }
-
-// finish makes a record of what stands in out from start: room for a header and at most maxPlaintext bytes of data.
-func (p *protection) finish(out []byte, start int, typ byte) ([]byte, error) {
-	data := out[start+headerLen:]
+// seal appends a record with data, at most maxPlaintext bytes, to out.
+func (p *protection) seal(out []byte, typ byte, data ...byte) ([]byte, error) {
+	start := len(out)
+	out = append(out, 0, 0, 0, 0, 0)
+	out = append(out, data...)
+	inner := start + headerLen
 	if p.aead == nil || typ == recordChangeCipherSpec {
 		putHeader(out[start:], typ, len(data))
 		return out, nil
@@ -91,13 +91,7 @@ func (p *protection) finish(out []byte, start int, typ byte) ([]byte, error) {
 	}
 	putHeader(out[start:], recordApplicationData, len(data)+1+tagLen)
 	out = append(out, typ)
-	body := out[start+headerLen:]
-	return p.aead.Seal(out[:start+headerLen], p.nonce[:], body, out[start:start+headerLen]), nil
-}
-
-// seal appends a record with data to out.
-func (p *protection) seal(out []byte, typ byte, data ...byte) ([]byte, error) {
-	return p.finish(append(begin(out), data...), len(out), typ)
+	return p.aead.Seal(out[:inner], p.nonce[:], out[inner:], out[start:inner]), nil
 }
 
 // open decrypts a record, into dst where that has room, else in place, and returns the type and the data that were inside.
