@@ -35,8 +35,11 @@ var (
 	ErrSilent  = errors.New("the server does not answer")
 )
 
-// MaxReply bounds the data of one reply to an option in bytes.
-const MaxReply = 1 << 20
+// Bounds of the replies to one option.
+const (
+	maxReply   = 1 << 20  // bytes of one
+	maxReplies = 16 << 20 // bytes of all, their headers included
+)
 
 // Mode is the form of requests and replies.
 type Mode int
@@ -159,9 +162,8 @@ func (c *Conn) Option(o wire.Option, data []byte) ([]Reply, error) {
 
 // Replies reads the replies to an option that has been sent, up to the last.
 func (c *Conn) Replies(o wire.Option) ([]Reply, error) {
-	const most = 1 << 16
 	var all []Reply
-	for len(all) < most {
+	for size := 0; size <= maxReplies; {
 		var b [wire.ReplyHeaderSize]byte
 		if err := c.receive(b[:]); err != nil {
 			return all, err
@@ -172,7 +174,7 @@ func (c *Conn) Replies(o wire.Option) ([]Reply, error) {
 			return all, violated("a reply to %s begins with %#x instead of its magic number", o, be.Uint64(b[:]))
 		case h.Option != o:
 			return all, violated("the reply to %s says that it answers %s", o, h.Option)
-		case h.Length > MaxReply:
+		case h.Length > maxReply:
 			return all, violated("a reply to %s is %d bytes long", o, h.Length)
 		}
 		r := Reply{h.Type, make([]byte, h.Length)}
@@ -183,11 +185,12 @@ func (c *Conn) Replies(o wire.Option) ([]Reply, error) {
 			return all, err
 		}
 		all = append(all, r)
+		size += len(b) + len(r.Data)
 		if h.Type == wire.RepAck || h.Type&wire.RepError != 0 {
 			return all, nil
 		}
 	}
-	return all, violated("%s is answered with more than %d replies", o, most)
+	return all, violated("%s is answered with more than %d bytes", o, maxReplies)
 }
 
 // check judges one reply by itself.

@@ -8,10 +8,8 @@ import (
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
-const (
-	maxRead  = 128 << 20     // bytes of a READ's data that are kept
-	maxChunk = maxRead + 1e4 // bytes of a chunk's payload
-)
+// maxRead is how long a READ may be whose data is kept, in bytes.
+const maxRead = 128 << 20
 
 // Piece is a content chunk of the answer to a READ.
 type Piece struct {
@@ -188,7 +186,7 @@ func (c *Conn) chunk(h wire.Chunk) error {
 		return violated("a reply repeats the offset %#x instead of the request's %#x", h.Offset, a.Request.Offset)
 	case h.Flags&^wire.ChunkDone != 0:
 		return violated("a chunk has the flags %#x, of which only DONE is known", uint16(h.Flags))
-	case h.Length > maxChunk:
+	case h.Length > a.longest():
 		return violated("a chunk of type %s has a payload of %d bytes", h.Type, h.Length)
 	}
 	p := make([]byte, h.Length)
@@ -204,6 +202,18 @@ func (c *Conn) chunk(h wire.Chunk) error {
 	a.done = true
 	delete(c.pending, h.Cookie)
 	return a.complete()
+}
+
+// longest is how long the payload of a chunk may be, in bytes.
+func (a *Answer) longest() uint64 {
+	n := uint64(wire.MaxString + 14) // an error at an offset
+	switch q := a.Request; q.Type {
+	case wire.CmdRead:
+		n = max(n, min(q.Length, maxRead)+8)
+	case wire.CmdBlockStatus:
+		n = 8 + 16*(wire.MaxExtents+1) // so that the caller can tell of too many
+	}
+	return n
 }
 
 func (a *Answer) add(c *Conn, h wire.Chunk, p []byte) error {
