@@ -15,8 +15,11 @@ import (
 // ErrUnflushed: writes were acknowledged by the server and not flushed before all connections were lost. Whether they are durable is not known.
 var ErrUnflushed = errors.New("nbd: the connection was lost, and whether writes before it are durable is not known")
 
-// maxEffect is the longest range of one WRITE_ZEROES or TRIM in bytes: there are servers that cut longer ones short, or hold up everybody else.
-const maxEffect = 64 << 20
+// The longest range of one WRITE_ZEROES or TRIM in bytes: there are servers that cut longer ones short. Those that know extended headers do not.
+const (
+	maxEffect         = 64 << 20
+	maxEffectExtended = 16 << 30
+)
 
 // export is what a server exports, for ranges that are multiples of its minimum block.
 type export struct {
@@ -26,7 +29,8 @@ type export struct {
 	child *server // that Start has started; else nil
 	info  client.ExportInfo
 	write bool
-	conns int // at most
+	wide  bool // headers are extended
+	conns int  // at most
 
 	// unflushed is 0, or how many connections had been made when a change was acknowledged that was not flushed since, and not made durable by FUA.
 	unflushed atomic.Int64
@@ -54,7 +58,7 @@ func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
 	known := false
 	s.dial = func(ctx context.Context) (*client.Conn, error) {
 		conn, err := negotiate(ctx, d, o.Bitmaps)
-		if err == nil && known && !same(e.info, conn.Export()) {
+		if err == nil && known && (!same(e.info, conn.Export()) || conn.Extended() != e.wide) {
 			conn.Close()
 			return nil, fmt.Errorf("%w: it had %d bytes and flags %#x, now it has %d bytes and flags %#x", errChanged,
 				e.info.Size, uint16(e.info.Flags), conn.Export().Size, uint16(conn.Export().Flags))
@@ -67,7 +71,7 @@ func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
 		return nil, err
 	}
 	s.give(l)
-	e.info, known = l.conn.Export(), true
+	e.info, e.wide, known = l.conn.Export(), l.conn.Extended(), true
 	e.write = e.info.Flags&wire.ReadOnly == 0 && !o.ReadOnly
 	if e.info.Flags&wire.CanMultiConn != 0 {
 		s.limit = e.conns
@@ -105,10 +109,19 @@ func begin(ctx context.Context, conn *client.Conn, export string, bitmaps []stri
 	}
 	if conn.Protocol() == "newstyle-fixed" {
 		if err := agree(ctx, conn, export, bitmaps); err != nil {
-			return err
+			return hint(err)
 		}
 	}
 	_, err := conn.Go(ctx, export)
+	return hint(err)
+}
+
+// hint says what a refusal asks for.
+func hint(err error) error {
+	var refused *client.OptionError
+	if errors.As(err, &refused) && refused.Reply == wire.RepErrTLSReqd {
+		return block.WithHint(err, "the server wants encryption: the URI has to begin with nbds")
+	}
 	return err
 }
 
@@ -190,6 +203,13 @@ func (e *export) pieces(ctx context.Context, off, n, limit int64, request func(c
 	return nil
 }
 
+func (e *export) maxEffect() int64 {
+	if e.wide {
+		return maxEffectExtended
+	}
+	return maxEffect
+}
+
 func (e *export) maxPayload() int64 {
 	return max(block.RoundDown(min(e.info.MaxPayload, wire.DefaultMaxPayload), e.info.MinBlock), e.info.MinBlock)
 }
@@ -266,7 +286,7 @@ func (e *export) Zero(ctx context.Context, off, n int64, f block.Flags) error {
 		flags |= wire.FlagFastZero
 	}
 	start := off
-	return e.change(ctx, off, n, maxEffect, f, func(conn *client.Conn, off, n int64) error {
+	return e.change(ctx, off, n, e.maxEffect(), f, func(conn *client.Conn, off, n int64) error {
 		err := conn.WriteZeroes(ctx, off, n, flags)
 		if errors.Is(err, errors.ErrUnsupported) && off > start {
 			err = conn.WriteZeroes(ctx, off, n, flags&^wire.FlagFastZero) // something has changed already: now all of it
@@ -300,7 +320,7 @@ func (e *export) Discard(ctx context.Context, off, n int64) error {
 	if e.info.Flags&wire.SendTrim == 0 {
 		return nil
 	}
-	return e.change(ctx, off, n, maxEffect, 0, func(conn *client.Conn, off, n int64) error { return conn.Trim(ctx, off, n, 0) })
+	return e.change(ctx, off, n, e.maxEffect(), 0, func(conn *client.Conn, off, n int64) error { return conn.Trim(ctx, off, n, 0) })
 }
 
 // Prefetch implements block.Device. That a server refuses is no error: nothing was promised, and the read will tell.

@@ -44,7 +44,9 @@ type links struct {
 	work   sync.WaitGroup // connections being made in the background
 	making chan struct{}  // holds a token: who has it makes a connection that calls wait for
 
-	births atomic.Int64 // connections made
+	births   atomic.Int64 // connections made
+	failures atomic.Int64 // attempts of calls that failed
+	failure  error        // the last one's; who has the token of making reads and writes it
 
 	mu     sync.Mutex
 	all    []*link
@@ -57,6 +59,7 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	if l := s.leastBusy(); l != nil {
 		return l, nil
 	}
+	failures := s.failures.Load()
 	select {
 	case s.making <- struct{}{}:
 	case <-ctx.Done():
@@ -66,13 +69,21 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	if l := s.leastBusy(); l != nil {
 		return l, nil // somebody else has made it meanwhile
 	}
+	if s.failures.Load() != failures {
+		return nil, s.failure // somebody else has tried meanwhile
+	}
 	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	l, err := s.add(attempt)
-	if err != nil && ctx.Err() == nil && attempt.Err() != nil {
+	if err == nil || ctx.Err() != nil {
+		return l, err
+	}
+	if attempt.Err() != nil {
 		err = fmt.Errorf("no answer within %v: %w", attemptTimeout, err)
 	}
-	return l, err
+	s.failure = err
+	s.failures.Add(1)
+	return nil, err
 }
 
 // leastBusy returns the least busy connection with one more call on it. Where all have some, it begins to make another one.
@@ -124,26 +135,33 @@ func (s *links) add(ctx context.Context) (*link, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.put(conn), nil
+}
+
+// put adds a connection with one call on it, with mu held.
+func (s *links) put(conn *client.Conn) *link {
 	l := &link{conn: conn, birth: s.births.Add(1), busy: 1}
 	s.all = append(s.all, l)
-	return l, nil
+	return l
 }
 
 // addInBackground adds a connection beside those that there are. A server that gives no more is not asked again.
 func (s *links) addInBackground() {
 	ctx, cancel := context.WithTimeout(s.ctx, attemptTimeout)
 	defer cancel()
-	l, err := s.add(ctx)
+	conn, err := s.dial(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.adding = false
-	if err == nil {
-		l.busy--
-		return
-	}
-	if s.ctx.Err() == nil {
-		s.limit = max(1, len(s.all))
+	alive := slices.ContainsFunc(s.all, func(l *link) bool { return l.conn.Err() == nil })
+	switch {
+	case err != nil && alive && s.ctx.Err() == nil:
+		s.limit = len(s.all)
 		s.log.Info("the server gives no more connections", "connections", s.limit, "error", err)
+	case err == nil && len(s.all) < s.limit:
+		s.put(conn).busy--
+	case err == nil: // calls have made connections meanwhile, in place of lost ones
+		s.work.Go(func() { conn.Disconnect(s.ctx) })
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd"
+	"github.com/imgtool/imgtool/nbd/secure"
 	"github.com/imgtool/imgtool/nbd/server"
 )
 
@@ -353,5 +354,79 @@ func TestOneConnectionOnly(t *testing.T) {
 	defer c.mu.Unlock()
 	if c.count != 2 {
 		t.Errorf("%d connections were tried, want the one that works and one more", c.count)
+	}
+}
+
+// TestShutdown: a server that shuts down is left, and the next one at the same place is used.
+func TestShutdown(t *testing.T) {
+	leaks(t)
+	ctx := t.Context()
+	mem := block.NewMemory(1 << 16)
+	socket := filepath.Join(t.TempDir(), "s")
+	run := func() (*server.Server, chan error) {
+		os.Remove(socket)
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		s := server.New(server.Config{Open: func(context.Context, server.Client) (*server.Export, error) {
+			return &server.Export{Device: mem, MultiConn: true}, nil
+		}})
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, l) }()
+		return s, done
+	}
+	s, done := run()
+	d := dial(t, unixURI(socket), nbd.Options{Retries: 20})
+	d.SetPause(10 * time.Millisecond)
+	var wait sync.WaitGroup
+	stop := make(chan struct{})
+	for g := range int64(4) {
+		wait.Go(func() {
+			p := []byte{byte(g)}
+			for i := int64(0); ; i++ {
+				if err := errors.Join(d.Write(ctx, p, g, block.FUA), d.Read(ctx, p, g)); err != nil || p[0] != byte(g) {
+					t.Errorf("round %d: %v, or other bytes", i, err)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 3 {
+		time.Sleep(20 * time.Millisecond)
+		ended, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if err := s.Shutdown(ended); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		cancel()
+		<-done
+		s, done = run()
+	}
+	time.Sleep(20 * time.Millisecond)
+	close(stop)
+	wait.Wait()
+	d.Close()
+	s.Shutdown(ctx)
+	<-done
+}
+
+// TestEncryptionWanted: the error says what to do.
+func TestEncryptionWanted(t *testing.T) {
+	leaks(t)
+	right, _ := pskFile(t)
+	tls, err := secure.NewServer(secure.ServerConfig{PSKFile: right})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = nbd.Dial(t.Context(), unixURI(serve(t, server.Config{TLS: tls, TLSRequired: true}, block.NewMemory(512))), nbd.Options{})
+	var hint *block.Hint
+	if !errors.As(err, &hint) || !strings.Contains(hint.Text, "nbds") {
+		t.Errorf("the error is %v", err)
 	}
 }

@@ -27,6 +27,7 @@ type call struct {
 	telling bool          // whether pieces is filled
 	pieces  []Piece       // of a READ, as they came
 	chunks  int           // that came
+	errors  int           // among them
 	refusal *CommandError // the first of the reply
 
 	err      error         // guarded: the result, once finished
@@ -165,14 +166,14 @@ func (c *Conn) settle(k *call) {
 // fail ends the connection and all calls, the first time.
 func (c *Conn) fail(cause error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.phase != ended {
 		c.phase, c.cause = ended, cause
 	}
-	c.conn.Close()
 	c.out.queue = nil
 	err := c.dead()
 	for _, k := range c.calls {
 		c.finishLocked(k, err) // what the sender or the receiver still uses, it settles itself
 	}
+	c.mu.Unlock()
+	c.conn.Close() // over an encrypted connection this may take a moment
 }

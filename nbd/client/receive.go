@@ -8,8 +8,11 @@ import (
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
-// maxChunks is how many chunks one reply may have.
-const maxChunks = 1 << 17
+// How many chunks one reply may have, and how many of them may be errors.
+const (
+	maxChunks = 1 << 17
+	maxErrors = 1 << 10
+)
 
 // receive reads replies until the connection ends.
 func (c *Conn) receive() {
@@ -209,6 +212,9 @@ func (c *Conn) done(k *call) error {
 // receiveError reads an error chunk: error, length of the message, message, and offset of the error.
 func (c *Conn) receiveError(k *call, h wire.Chunk) error {
 	name := k.request.Type.String()
+	if k.errors++; k.errors > maxErrors {
+		return broken(name, "a reply of more than %d errors", maxErrors)
+	}
 	if h.Length < 6 || h.Length > 6+8+2*wire.MaxString {
 		return broken(name, "an error chunk of %d bytes", h.Length)
 	}
