@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/hmac"
+	"errors"
+	"fmt"
 	"io"
 	"slices"
 )
@@ -13,6 +15,9 @@ func (c *Conn) handshake(run func() error) error {
 	if err := run(); err != nil {
 		if alert, tell := toTell(err); tell {
 			c.end(alert, err)
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("the peer hung up: %w", err)
 		}
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 
@@ -145,7 +146,7 @@ func (c *Client) Upgrade(ctx context.Context, conn net.Conn, host string) (net.C
 	if c.config == nil {
 		secured, err := psk.Client(ctx, conn, c.identity, psk.Key{Secret: c.key}, host)
 		if err != nil {
-			return nil, Peer{}, err
+			return nil, Peer{}, c.keyHint(err)
 		}
 		return secured, Peer{}, nil
 	}
@@ -157,6 +158,15 @@ func (c *Client) Upgrade(ctx context.Context, conn net.Conn, host string) (net.C
 	config.ServerName = host
 	secured, peer, err := handshake(ctx, conn, tls.Client(conn, config))
 	return secured, peer, serverHint(err, host)
+}
+
+// keyHint adds to the error of a handshake that the server has ended what the reason may be: servers do not tell a wrong key from a wrong identity.
+func (c *Client) keyHint(err error) error {
+	var told *psk.AlertError
+	if errors.As(err, &told) && told.Err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		return block.WithHint(err, fmt.Sprintf("the server may have no key for identity %q, or another one, or may want certificates", c.identity))
+	}
+	return err
 }
 
 // serverHint adds to the error of a client's handshake what may be done about it.
