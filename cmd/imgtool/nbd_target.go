@@ -147,10 +147,10 @@ func (s *nbdSession) named(err error) error {
 	}
 	var no *client.OptionError
 	if errors.As(err, &no) {
-		switch no.Reply {
-		case wire.RepErrTLSReqd:
+		switch asked := no.Option == wire.OptInfo || no.Option == wire.OptGo; {
+		case no.Reply == wire.RepErrTLSReqd:
 			err = block.WithHint(err, "the server wants encryption: write nbds in place of nbd")
-		case wire.RepErrUnknown, wire.RepErrPolicy:
+		case asked && (no.Reply == wire.RepErrUnknown || no.Reply == wire.RepErrPolicy):
 			err = block.WithHint(err, "imgtool nbd list shows the exports of a server")
 		}
 	}

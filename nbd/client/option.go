@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd/secure"
@@ -103,13 +104,13 @@ func (c *Conn) replies(o wire.Option, each func(OptionReply) error) error {
 	return broken(o.String(), "more than %d replies", maxReplies)
 }
 
-// clean makes a server's text fit for people: one line without control characters, of bounded length.
+// clean makes a server's text fit for people: one line without characters that control a terminal, or change the direction of what follows, of bounded length.
 func clean(text []byte) string {
 	if len(text) > wire.MaxString {
 		text = text[:wire.MaxString]
 	}
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
