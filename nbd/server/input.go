@@ -18,7 +18,9 @@ type input struct {
 	idle   [idleSize]byte
 	big    *[]byte // nil while idle is what buf lies in
 	buf    []byte
-	r, w   int  // buf[r:w] is what was read and not used
+	r, w   int // buf[r:w] is what was read and not used
+	want   int // bytes that are needed to go on
+	ready  ready
 	owed   bool // the client has begun a request that it must end
 	lifted bool // the end of a drain was put off for that
 }
@@ -27,6 +29,7 @@ func (in *input) init(c *conn, nc net.Conn) {
 	in.release()
 	in.c, in.nc = c, nc
 	in.buf, in.r, in.w = in.idle[:], 0, 0
+	in.ready.init(nc, in.room, in.shrink)
 }
 
 // release gives the big buffer back. What lies in it is lost.
@@ -55,13 +58,16 @@ func (in *input) next(n int) ([]byte, error) {
 
 // fill reads once, where there are less than n bytes. It returns io.EOF only where there are none.
 func (in *input) fill(n int) error {
-	in.fit(n)
-	k, err := in.read(in.buf[in.w:])
+	in.want = n
+	k, err := in.retry(func() (int, error) {
+		if in.ready.usable() {
+			return in.ready.read()
+		}
+		in.shrink()
+		return in.nc.Read(in.room())
+	})
 	in.w += k
 	if k > 0 {
-		if in.w == len(in.buf) && in.big == nil {
-			in.grow() // more is waiting
-		}
 		return nil
 	}
 	if err == io.EOF && in.buffered() > 0 {
@@ -70,10 +76,10 @@ func (in *input) fill(n int) error {
 	return err
 }
 
-// read reads at least one byte, or returns an error.
-func (in *input) read(p []byte) (int, error) {
+// retry runs a read, which returns at least one byte or an error, and again where a drain that had to wait has interrupted it.
+func (in *input) retry(read func() (int, error)) (int, error) {
 	for {
-		k, err := in.nc.Read(p)
+		k, err := read()
 		switch {
 		case k > 0:
 			in.c.progress.Add(1)
@@ -88,18 +94,25 @@ func (in *input) read(p []byte) (int, error) {
 	}
 }
 
-// fit makes room for n bytes in all, in the small buffer if they fit there.
-func (in *input) fit(n int) {
-	switch {
-	case in.big != nil && in.buffered() <= idleSize && n <= idleSize:
-		k := copy(in.idle[:], in.buf[in.r:in.w])
-		in.c.server.buffers.put(in.big)
-		in.big, in.buf, in.r, in.w = nil, in.idle[:], 0, k
-	case n > len(in.buf):
+// room returns where to read the bytes that are missing to want, and as many more as fit. Only a connection whose descriptor cannot be watched waits
+// with it.
+func (in *input) room() []byte {
+	if in.big == nil && (in.ready.usable() || in.want > idleSize || in.w == idleSize) {
 		in.grow()
-	case in.r+n > len(in.buf):
+	} else if in.r+in.want > len(in.buf) || in.r == in.w {
 		in.r, in.w = 0, copy(in.buf, in.buf[in.r:in.w])
 	}
+	return in.buf[in.w:]
+}
+
+// shrink gives the big buffer back, if what is in it fits into the small one.
+func (in *input) shrink() {
+	if in.big == nil || in.buffered() >= idleSize {
+		return
+	}
+	k := copy(in.idle[:], in.buf[in.r:in.w])
+	in.c.server.buffers.put(in.big)
+	in.big, in.buf, in.r, in.w = nil, in.idle[:], 0, k
 }
 
 // grow takes a big buffer.
@@ -115,7 +128,7 @@ func (in *input) full(p []byte) error {
 	in.r += k
 	for p = p[k:]; len(p) > 0; p = p[k:] {
 		var err error
-		if k, err = in.read(p); k == 0 {
+		if k, err = in.retry(func() (int, error) { return in.nc.Read(p) }); k == 0 {
 			return unexpected(err)
 		}
 	}
