@@ -16,14 +16,19 @@ import (
 	"github.com/imgtool/imgtool/fusefs"
 )
 
+// writing is how an image is opened that others write to for as long as they like.
+type writing struct {
+	*app
+	from     reading
+	readOnly bool // also, after open, where the image cannot be written
+	cow      bool
+	cowDir   string
+}
+
 // mounting is one run of mount.
 type mounting struct {
-	*app
-	from reading
-	fusefs.Options
-
-	cow     bool
-	cowDir  string
+	writing
+	options fusefs.Options
 	command string
 	fork    bool
 	pidFile string
@@ -37,7 +42,7 @@ type mountInfo struct {
 }
 
 func newMount(a *app) *cobra.Command {
-	m := &mounting{app: a}
+	m := &mounting{writing: writing{app: a}}
 	c := &cobra.Command{
 		Use:   "mount [flags] IMAGE MOUNTPOINT",
 		Short: "Show the disk in an image as one file, by FUSE",
@@ -57,26 +62,19 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
   imgtool mount --cow --fork nbd://server/disk /mnt/image`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			switch {
-			case m.cow && m.ReadOnly:
-				return usageOf(c, errors.New("--cow is for writing, and -r forbids it"))
-			case m.cowDir != "" && !m.cow:
-				return usageOf(c, errors.New("--cow-dir is for --cow"))
-			case m.from.share && !m.ReadOnly && !m.cow:
-				return usageOf(c, errors.New("--force-share is for reading: say -r or --cow"))
-			case m.fork && m.command != "":
+			if err := m.checkUse(); err != nil {
+				return usageOf(c, err)
+			}
+			if m.fork && m.command != "" {
 				return usageOf(c, errors.New("--fork and --run exclude each other"))
 			}
 			return m.run(c.Context(), args[0], args[1])
 		},
 	}
-	m.from.flags(c)
+	m.flags(c)
 	f := c.Flags()
-	f.BoolVarP(&m.ReadOnly, "read-only", "r", false, "mount read-only")
-	f.StringVar(&m.Name, "name", fusefs.DefaultName, "name of the file, where MOUNTPOINT is a folder")
-	f.BoolVar(&m.AllowOther, "allow-other", false, "let other users read the file, and write it")
-	f.BoolVar(&m.cow, "cow", false, "let programs write, and throw it away at the end: the image is opened read-only")
-	f.StringVar(&m.cowDir, "cow-dir", "", "folder for the temporary file of --cow; without it TMPDIR or /var/tmp")
+	f.StringVar(&m.options.Name, "name", fusefs.DefaultName, "name of the file, where MOUNTPOINT is a folder")
+	f.BoolVar(&m.options.AllowOther, "allow-other", false, "let other users read the file, and write it")
 	f.StringVar(&m.command, "run", "", "shell command to run beside the mount, with $file; the mount ends with it")
 	f.BoolVar(&m.fork, "fork", false, "go to the background once the file is there")
 	f.StringVar(&m.pidFile, "pid-file", "", "write the process number here once the file is there")
@@ -92,16 +90,16 @@ func (m *mounting) run(ctx context.Context, image, at string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	m.Log = m.log()
+	m.options.Log, m.options.ReadOnly = m.log(), m.readOnly
 	life := ctx
 	if m.command != "" {
 		life = context.WithoutCancel(ctx) // a signal ends the command first
 	}
-	mount, err := fusefs.New(life, dev, at, m.Options)
+	mount, err := fusefs.New(life, dev, at, m.options)
 	if err != nil {
 		return err
 	}
-	remove, err := m.announce(mountInfo{mount.Path(), dev.Size(), m.ReadOnly})
+	remove, err := m.announce(mountInfo{mount.Path(), dev.Size(), m.readOnly})
 	if err == nil && m.command != "" {
 		err = runBeside(ctx, m.app, m.command, "file="+mount.Path())
 	}
@@ -109,33 +107,6 @@ func (m *mounting) run(ctx context.Context, image, at string) (err error) {
 		err = errors.Join(err, m.end(mount))
 	}
 	return errors.Join(err, nameFile(name, mount.Wait()), remove())
-}
-
-// open opens the image: for writing where that is allowed and possible.
-func (m *mounting) open(ctx context.Context, image string) (dev block.Device, name string, err error) {
-	o := m.openOptions(m.from)
-	o.Write = !m.ReadOnly && !m.cow && !isStandard(image)
-	img, err := oneOfAnyOffset(chain.Open(ctx, image, o))
-	if o.Write && isReadOnly(err) {
-		reason := err
-		o.Write = false
-		if img, err = oneOfAnyOffset(chain.Open(ctx, image, o)); err == nil {
-			m.log().Info("mounted read-only", "image", img.Name(), "why", message(reason))
-		}
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	dev = img.Device
-	if m.cow {
-		over, err := chain.ThrowAway(dev, m.cowDir)
-		if err != nil {
-			return nil, "", errors.Join(nameError(img, err), dev.Close())
-		}
-		dev = over
-	}
-	m.ReadOnly = m.ReadOnly || !dev.Info().Caps.Write
-	return dev, img.Name(), nil
 }
 
 // announce tells everybody who waits for it that the file is there. What it returns removes the file with the number of the process.
@@ -219,4 +190,53 @@ When it returns, the program that has mounted the file may still be making durab
 	}
 	c.Flags().BoolVar(&lazy, "lazy", false, "unmount it even while a program has it open, as soon as the last has closed it")
 	return c
+}
+
+// flags adds the flags of w to a command.
+func (w *writing) flags(c *cobra.Command) {
+	w.from.flags(c)
+	f := c.Flags()
+	f.BoolVarP(&w.readOnly, "read-only", "r", false, "let nobody write")
+	f.BoolVar(&w.cow, "cow", false, "let programs write, and throw it away at the end: the image is opened read-only")
+	f.StringVar(&w.cowDir, "cow-dir", "", "folder for the temporary file of --cow; without it TMPDIR or /var/tmp")
+}
+
+// checkUse refuses flags that do not fit each other.
+func (w *writing) checkUse() error {
+	switch {
+	case w.cow && w.readOnly:
+		return errors.New("--cow is for writing, and -r forbids it")
+	case w.cowDir != "" && !w.cow:
+		return errors.New("--cow-dir is for --cow")
+	case w.from.share && !w.readOnly && !w.cow:
+		return errors.New("--force-share is for reading: say -r or --cow")
+	}
+	return nil
+}
+
+// open opens the image: for writing where that is allowed and possible.
+func (w *writing) open(ctx context.Context, image string) (dev block.Device, name string, err error) {
+	o := w.openOptions(w.from)
+	o.Write = !w.readOnly && !w.cow && !isStandard(image)
+	img, err := oneOfAnyOffset(chain.Open(ctx, image, o))
+	if o.Write && isReadOnly(err) {
+		reason := err
+		o.Write = false
+		if img, err = oneOfAnyOffset(chain.Open(ctx, image, o)); err == nil {
+			w.log().Info("opened read-only", "image", img.Name(), "why", message(reason))
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	dev = img.Device
+	if w.cow {
+		over, err := chain.ThrowAway(dev, w.cowDir)
+		if err != nil {
+			return nil, "", errors.Join(nameError(img, err), dev.Close())
+		}
+		dev = over
+	}
+	w.readOnly = w.readOnly || !dev.Info().Caps.Write
+	return dev, img.Name(), nil
 }

@@ -16,6 +16,7 @@ nbd+unix:///EXPORT?socket=PATH, nbds:// and nbds+unix:// with TLS, nbd+vsock://C
 	a.add(cmd, 1, []command{
 		{"info", newNBDInfo}, {"list", newNBDList}, {"map", newNBDMap}, {"discard", newNBDDiscard}, {"zero", newNBDZero},
 		{"conformance", newNBDConformance}, {"sh", newNBDSh},
+		{"connect", newNBDConnect}, {"disconnect", newNBDDisconnect},
 	})
 	return cmd
 }
