@@ -71,7 +71,10 @@ func abort(t *trial) { t.accepted(t.haggle(), wire.OptAbort, nil) }
 
 func abortCloses(t *trial) {
 	c := t.haggle()
-	t.accepted(c, wire.OptAbort, nil)
+	_, err := c.Option(wire.OptAbort, nil)
+	if t.left(err, "ABORT") {
+		return
+	}
 	if err := c.Ended(); err != nil {
 		t.failf("%v", err)
 	}

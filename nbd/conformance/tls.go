@@ -37,13 +37,26 @@ func tlsRefused(t *trial) {
 	t.answering(c)
 }
 
+// anyOption are options that a server refuses before STARTTLS where it requires that, with data that fits them.
+func (t *trial) anyOption(each func(o wire.Option, data []byte)) {
+	info := infoRequest(t.target.Export)
+	each(wire.OptInfo, info)
+	each(wire.OptList, nil)
+	each(wire.OptStructuredReply, nil)
+	each(wire.OptExtendedHeaders, nil)
+	each(wire.OptListMetaContext, metaRequest(t.target.Export))
+	each(wire.OptSetMetaContext, metaRequest(t.target.Export, wire.BaseAllocation))
+	each(99, nil)
+	each(wire.OptGo, info)
+}
+
 func tlsNotRequired(t *trial) {
 	c := t.plain()
-	for _, o := range []wire.Option{wire.OptInfo, wire.OptList, wire.OptStructuredReply, wire.OptListMetaContext, 99} {
-		if r := last(t.ask(c, o, nil)); r.Type == wire.RepErrTLSReqd {
+	t.anyOption(func(o wire.Option, data []byte) {
+		if r := last(t.ask(c, o, data)); r.Type == wire.RepErrTLSReqd {
 			t.failf("%s is answered with %s", o, describe(r))
 		}
-	}
+	})
 }
 
 func tlsUpgrade(t *trial) {
@@ -130,16 +143,7 @@ func tlsFailedHandshake(t *trial) {
 
 func tlsRequired(t *trial) {
 	c := t.plain()
-	for _, x := range []struct {
-		o    wire.Option
-		data []byte
-	}{
-		{wire.OptInfo, infoRequest(t.target.Export)}, {wire.OptGo, infoRequest(t.target.Export)}, {wire.OptList, nil},
-		{wire.OptStructuredReply, nil}, {wire.OptExtendedHeaders, nil},
-		{wire.OptListMetaContext, metaRequest(t.target.Export)}, {wire.OptSetMetaContext, metaRequest(t.target.Export, wire.BaseAllocation)}, {99, nil},
-	} {
-		t.refused(c, x.o, x.data, wire.RepErrTLSReqd)
-	}
+	t.anyOption(func(o wire.Option, data []byte) { t.refused(c, o, data, wire.RepErrTLSReqd) })
 }
 
 func tlsRequiredAbort(t *trial) { t.accepted(t.plain(), wire.OptAbort, nil) }
