@@ -87,7 +87,8 @@ func (f *folderExports) open(_ context.Context, c server.Client) (*server.Export
 		if err != nil {
 			f.logger.Warn("cannot be served", "export", name, "why", message(err))
 			_ = f.leave(name, file) // it is not open
-			return nil, errors.New(strings.TrimPrefix(message(err), f.root.Name()+string(filepath.Separator))) // where it lies is no client's business
+			// Where the folder lies is no client's business.
+			return nil, errors.New(strings.TrimPrefix(message(err), f.root.Name()+string(filepath.Separator)))
 		}
 		image.name = name
 		file.image = image
