@@ -79,14 +79,15 @@ func (t *nbdTarget) uriOf(export string) string {
 type nbdSession struct {
 	*client.Conn
 	at     *nbdTarget
-	ctx    context.Context // ends with the time that the server has until transmission
+	user   context.Context // ends when the user does not want any more
+	ctx    context.Context // ends as well with the time that the server has until transmission
 	stop   context.CancelFunc
 	dialer *nbd.Dialer
 }
 
 // connect connects to the server, agrees on TLS where the URI says so, and on structured replies and extended headers where the server knows them.
 func (t *nbdTarget) connect(ctx context.Context) (*nbdSession, error) {
-	s := &nbdSession{at: t, ctx: ctx, stop: func() {}}
+	s := &nbdSession{at: t, user: ctx, ctx: ctx, stop: func() {}}
 	if t.timeout > 0 {
 		s.ctx, s.stop = context.WithTimeoutCause(ctx, t.timeout, fmt.Errorf("the server has not let us in within %v", t.timeout))
 	}
@@ -126,7 +127,7 @@ const partingTime = time.Second
 func (s *nbdSession) Close() {
 	s.stop()
 	if s.Conn != nil {
-		ctx, stop := context.WithTimeout(context.Background(), partingTime)
+		ctx, stop := context.WithTimeout(s.user, partingTime)
 		defer stop()
 		if s.Negotiating() {
 			_ = s.Abort(ctx) // a server that does not hear it sees the connection end
