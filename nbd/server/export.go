@@ -41,7 +41,7 @@ func (c *conn) open(ctx context.Context, name string) (*export, error) {
 	e := &export{Export: opened, asked: name, info: opened.Device.Info(), size: opened.Device.Size()}
 	e.writable = e.info.Caps.Write && !e.ReadOnly
 	e.minBlock, e.preferred = blockSizes(e.info, e.size)
-	e.steady = !e.info.Caps.Write || e.info.Format == "file"
+	e.steady = !e.info.Caps.Write || c.isFile(ctx, e)
 	e.maxPiece = math.MaxInt64
 	if e.info.MaxBlock > 0 {
 		e.maxPiece = max(block.RoundDown(e.info.MaxBlock, int64(e.minBlock)), 1)
@@ -50,6 +50,18 @@ func (c *conn) open(ctx context.Context, name string) (*export, error) {
 		e.Description = ""
 	}
 	return e, nil
+}
+
+// isFile reports whether the export is a range of a file.
+func (c *conn) isFile(ctx context.Context, e *export) bool {
+	if e.info.Format != "file" && e.info.Format != "raw" {
+		return false
+	}
+	r, release, ok := block.Pin(ctx, e.Device, 0, e.size)
+	if ok {
+		release()
+	}
+	return ok && r.Len == e.size
 }
 
 // blockSizes returns the minimum and the preferred block size that a client is told of. The minimum divides the size: the bytes at the end could

@@ -19,7 +19,10 @@ import (
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
-var be = binary.BigEndian
+var (
+	be         = binary.BigEndian
+	noDeadline time.Time
+)
 
 // fixed opens d for every name but "missing" and "private".
 func fixed(d block.Device) func(context.Context, server.Client) (*server.Export, error) {

@@ -273,10 +273,15 @@ func (c *conn) smallWrite(r request) error {
 	}
 	c.counters.in.Add(int64(len(p)))
 	if c.small.quick() && !r.has(wire.FlagFUA) && int64(len(p)) <= c.exp.maxPiece {
-		err := c.exp.Device.Write(c.ctx, p, int64(r.Offset), 0)
-		c.finishInline(&r, err)
-		return nil
+		c.finishInline(&r, c.exp.Device.Write(c.ctx, p, int64(r.Offset), 0))
+	} else {
+		c.laterWrite(r, p)
 	}
+	return nil
+}
+
+// laterWrite copies a payload of at most inlineLimit bytes, and lets a goroutine write it.
+func (c *conn) laterWrite(r request, p []byte) {
 	if !c.memory.tryTake(int64(len(p))) {
 		c.flush()
 		c.memory.take(int64(len(p))) // never less: inlineLimit is below the reserve
@@ -289,7 +294,6 @@ func (c *conn) smallWrite(r request) error {
 		c.memory.give(int64(r.payload))
 		c.finish(r, err)
 	})
-	return nil
 }
 
 // unexpected turns the end of the stream into an error where something was still to come.
