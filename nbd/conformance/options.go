@@ -19,6 +19,7 @@ var optionChecks = []*Check{
 	{"option/abort-data", Should, sectionOptions, "data of ABORT is ignored", 0, abortData},
 	{"option/abort-unanswered", Should, sectionOptions, "a client that does not wait for the answer to ABORT does no harm", 0, abortUnanswered},
 	{"option/list", Must, sectionBaseline, "LIST is answered with SERVER replies and ACK, or refused by policy", 0, list},
+	{"option/list-twice", Should, sectionFixed, "LIST, which changes nothing, can be asked again", 0, listTwice},
 	{"option/list-data", Should, sectionOptions, "LIST with data is ERR_INVALID", 0, listData},
 	{"option/list-names", Should, "Option reply types", "INFO knows the exports that LIST tells of", 0, listNames},
 	{"option/export-name", Must, sectionNewstyle, "EXPORT_NAME is answered with size, flags and, with NO_ZEROES agreed on, nothing more", needExport, exportName},
@@ -96,6 +97,14 @@ func list(t *trial) {
 		t.failf("LIST is answered with %s", describe(r))
 	}
 	t.answering(c)
+}
+
+func listTwice(t *trial) {
+	c := t.haggle()
+	if r := last(t.ask(c, wire.OptList, nil)); r.Type != wire.RepAck {
+		t.skipf("LIST is refused: %s", describe(r))
+	}
+	t.refused(c, wire.OptList, nil, wire.RepAck)
 }
 
 func listData(t *trial) {
