@@ -397,13 +397,15 @@ func TestOpenSSLUpdates(t *testing.T) {
 	for i := range 4 {
 		if i > 0 {
 			s.say("K")
-			waiting := make(chan string)
+			waiting := make(chan string, 1)
 			go func() {
 				line, _ := in.ReadString('\n')
 				waiting <- line
 			}()
-			for !conn.answer.Load() {
-				time.Sleep(time.Millisecond)
+			for plain.SetReadDeadline(time.Now().Add(30 * time.Second)); !conn.answer.Load(); time.Sleep(time.Millisecond) {
+				if len(waiting) > 0 {
+					t.Fatal("KeyUpdate does not come")
+				}
 			}
 			s.say(fmt.Sprintf("line %d", i))
 			if line := <-waiting; line != fmt.Sprintf("line %d\n", i) {

@@ -3,7 +3,7 @@
 //
 // [Client] and [Server] make the handshake on a connection and return a [*Conn]. Both sides prove that they have the key, and with psk_dhe_ke, which is
 // taken wherever the peer knows it, who learns the key later cannot read what was recorded earlier. Keys must be random, of 16 bytes or more: a word from a
-// dictionary can be found out by whoever pretends to be a server.
+// dictionary can be found out by whoever pretends to be a server. Who has a key can play either part: two sides that both serve and connect need a key each.
 //
 // This is the project's own protocol code, on the ciphers and curves of the standard library and of golang.org/x/crypto. The key schedule is checked
 // against RFC 8448; whole connections against GnuTLS and OpenSSL as clients and as servers, for every suite, group and mode; each handshake message

@@ -229,7 +229,6 @@ type scriptedServer struct {
 	middle  []byte // between EncryptedExtensions and Finished
 	spoil   byte   // changes Finished
 	after   []byte // behind Finished in its record
-	suite   *suite // other than the one in hello
 }
 
 func (s *scriptedServer) run(conn *Conn) error {

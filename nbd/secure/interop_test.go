@@ -289,3 +289,38 @@ func TestServers(t *testing.T) {
 		})
 	}
 }
+
+// TestCerttool uses certificates and a revocation list that certtool makes as nbdkit's manual has it.
+func TestCerttool(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	template := func(name, text string) string {
+		if err := os.WriteFile(at(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return at(name)
+	}
+	certtool := func(args ...string) { peers.Run(t, "certtool", args...) }
+	certtool("--generate-privkey", "--key-type", "ecdsa", "--outfile", at("ca-key.pem"))
+	ca := []string{"--load-ca-certificate", at("ca-cert.pem"), "--load-ca-privkey", at("ca-key.pem")}
+	certtool("--generate-self-signed", "--load-privkey", at("ca-key.pem"), "--outfile", at("ca-cert.pem"),
+		"--template", template("ca.info", "cn = Authority\nca\ncert_signing_key\ncrl_signing_key\n"))
+	for who, text := range map[string]string{
+		"server": "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\nencryption_key\nsigning_key\n",
+		"client": "cn = client.example.com\ntls_www_client\nencryption_key\nsigning_key\n",
+	} {
+		certtool("--generate-privkey", "--key-type", "rsa", "--bits", "2048", "--outfile", at(who+"-key.pem"))
+		certtool(append(ca, "--generate-certificate", "--load-privkey", at(who+"-key.pem"), "--outfile", at(who+"-cert.pem"), "--template", template(who+".info", text))...)
+	}
+	both := secure.ServerConfig{Certificates: dir, VerifyClient: true}
+	client, server := meet(t, newServer(t, both), newClient(t, secure.ClientConfig{Certificates: dir}), "127.0.0.1")
+	expect(t, "client", client.err, "")
+	expect(t, "server", server.err, "")
+	if server.peer.Identity != "client.example.com" {
+		t.Errorf("the client is %q", server.peer.Identity)
+	}
+	certtool(append(ca, "--generate-crl", "--load-certificate", at("client-cert.pem"), "--outfile", at("ca-crl.pem"),
+		"--template", template("crl.info", "crl_next_update = 10\ncrl_number = 1\n"))...)
+	_, server = meet(t, newServer(t, both), newClient(t, secure.ClientConfig{Certificates: dir}), "127.0.0.1")
+	expect(t, "server", server.err, "was revoked")
+}

@@ -3,8 +3,11 @@ package secure
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/imgtool/imgtool/internal/peers"
 )
 
 func TestParsePSK(t *testing.T) {
@@ -47,6 +50,21 @@ func TestParsePSK(t *testing.T) {
 		if err != nil || !maps.Equal(got, test.want) {
 			t.Errorf("%.40q: got %v, %v, want %v", test.text, got, err, test.want)
 		}
+	}
+}
+
+// TestPsktool reads what psktool writes.
+func TestPsktool(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "keys")
+	for _, identity := range []string{"alice", "with:colon", "with space", "ümlaut"} {
+		peers.Run(t, "psktool", "-u", identity, "-s", "24", "-p", name)
+		keys, err := readPSK(name)
+		if err != nil || len(keys[identity]) != 24 {
+			t.Errorf("%q has a key of %d bytes, %v", identity, len(keys[identity]), err)
+		}
+	}
+	if _, err := readPSK(name + "x"); err == nil || !strings.Contains(err.Error(), name+"x") {
+		t.Errorf("a file that is missing: %v", err)
 	}
 }
 

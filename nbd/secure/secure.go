@@ -176,6 +176,8 @@ func serverHint(err error, host string) error {
 		unknown x509.UnknownAuthorityError
 	)
 	switch {
+	case errors.As(err, &name) && len(name.Certificate.DNSNames)+len(name.Certificate.IPAddresses) == 0:
+		return block.WithHint(err, "the certificate names no host but in its common name, which does not count: sign one with dns_name or ip_address")
 	case errors.As(err, &name):
 		return block.WithHint(err, fmt.Sprintf("the certificate is not for %q: name the host it is for with tls-hostname", host))
 	case errors.As(err, &unknown):

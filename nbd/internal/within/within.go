@@ -19,8 +19,8 @@ func Do(ctx context.Context, conn net.Conn, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	deadline, _ := ctx.Deadline() // the zero time is none
-	if err := conn.SetDeadline(deadline); err != nil {
+	// A connection without deadlines, such as a pair of pipes that block, can only be waited for.
+	if err := conn.SetDeadline(time.Time{}); err != nil && !errors.Is(err, os.ErrNoDeadline) {
 		return err
 	}
 	ended := make(chan struct{})
@@ -32,17 +32,8 @@ func Do(ctx context.Context, conn net.Conn, f func() error) error {
 	if !stop() {
 		<-ended // or it could set its deadline after it has been taken away
 	}
-	if reset := conn.SetDeadline(time.Time{}); err == nil {
-		err = reset
-	}
-	if err == nil {
-		return nil
-	}
-	cause := context.Cause(ctx)
-	if cause == nil && errors.Is(err, os.ErrDeadlineExceeded) && !deadline.IsZero() {
-		cause = context.DeadlineExceeded // the connection's clock was a little faster
-	}
-	if cause != nil {
+	conn.SetDeadline(time.Time{})
+	if cause := context.Cause(ctx); cause != nil && err != nil {
 		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
