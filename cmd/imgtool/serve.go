@@ -261,6 +261,9 @@ func (s *serving) checkTLS() error {
 // run serves until something ends it.
 func (s *serving) run(ctx context.Context, args []string) (err error) {
 	if s.fork && !inBackground() {
+		if _, err := s.inherited(); err != nil {
+			return err
+		}
 		return startInBackground(ctx)
 	}
 	if err := s.openLog(); err != nil {

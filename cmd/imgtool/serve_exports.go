@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -86,7 +87,11 @@ func (s *serving) describe(i *served, img *chain.Image) error {
 	}
 	if keeper, ok := block.As[formats.BitmapKeeper](i.dev); ok {
 		for _, b := range keeper.Bitmaps() {
-			if slices.Contains(s.bitmaps, b.Name) {
+			switch {
+			case !slices.Contains(s.bitmaps, b.Name):
+			case b.InUse:
+				return nameError(img, fmt.Errorf("bitmap %q is not complete, because the program that wrote the image last has not ended properly", b.Name))
+			default:
 				i.bitmaps = append(i.bitmaps, b.Name)
 			}
 		}

@@ -60,6 +60,7 @@ func (r *running) serve(ctx context.Context) error {
 // begin accepts clients and tells whoever waits that the server is ready.
 func (r *running) begin(ctx context.Context) error {
 	for _, l := range r.listeners {
+		r.logger.Info("listening", "uri", r.uri(l, r.exportNames()[0]))
 		r.tasks.Go(func() {
 			if err := r.server.Serve(r.life, l); err != nil && !errors.Is(err, net.ErrClosed) {
 				r.because(err)

@@ -94,3 +94,58 @@ func TestServeFullTemp(t *testing.T) {
 	peers.Run(t, "qemu-io", "-f", "raw", "-c", "read 12M 1M", s.uri)
 	s.stop(syscall.SIGTERM, exitDone)
 }
+
+// TestServeFUSE has other programs make a file system in a served qcow2 by way of a file that nbdfuse shows, and look at it afterwards.
+func TestServeFUSE(t *testing.T) {
+	needFUSE(t)
+	for _, program := range []string{"nbdfuse", "mke2fs", "e2fsck", "fusermount3"} {
+		peers.Need(t, program)
+	}
+	dir := t.TempDir()
+	path, at, tree := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "at"), filepath.Join(dir, "tree")
+	check(t, os.MkdirAll(tree, 0o755))
+	check(t, os.Mkdir(at, 0o755))
+	writeFile(t, filepath.Join(tree, "file"), make([]byte, 100_000))
+	output(t, "create", "-q", "-f", "qcow2", path, "32M")
+	s := startServe(t, path)
+	fuse := peers.Command(t, "nbdfuse", at, s.uri)
+	check(t, fuse.Start())
+	file := filepath.Join(at, "nbd")
+	for {
+		if _, err := os.Stat(file); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	peers.Run(t, "mke2fs", "-q", "-t", "ext4", "-F", "-d", tree, file)
+	peers.Run(t, "fusermount3", "-u", at)
+	check(t, fuse.Wait())
+	s.stop(syscall.SIGTERM, exitDone)
+	output(t, "check", path)
+	raw := filepath.Join(dir, "disk.raw")
+	output(t, "convert", "-q", path, raw)
+	peers.Run(t, "e2fsck", "-fn", raw)
+}
+
+// TestServeDrainCopy ends a server in the middle of a copy onto it: the copier fails, the server does not, and the image is whole.
+func TestServeDrainCopy(t *testing.T) {
+	peers.Need(t, "nbdcopy")
+	dir := t.TempDir()
+	from, path := filepath.Join(dir, "from.raw"), filepath.Join(dir, "disk.qcow2")
+	output(t, "convert", "-q", "pattern:96M", from)
+	output(t, "create", "-q", "-f", "qcow2", path, "96M")
+	s := startServe(t, path)
+	copier := peers.Command(t, "nbdcopy", from, s.uri)
+	check(t, copier.Start())
+	for { // some of it is there
+		fi, err := os.Stat(path)
+		check(t, err)
+		if fi.Size() > 16<<20 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	s.stop(syscall.SIGTERM, exitDone)
+	_ = copier.Wait() // it may just have ended
+	output(t, "check", path)
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/mdlayher/vsock"
 
@@ -111,21 +112,24 @@ func parseVsock(text string) (cid, port uint32, err error) {
 
 // listen makes the sockets that are asked for. Those that are handed over take their place.
 func (s *serving) listen(ctx context.Context) ([]net.Listener, error) {
-	list, err := listen.Inherited()
-	if err != nil {
-		return nil, err
-	}
-	if len(list) > 0 {
-		if s.placed || s.fork || s.command != "" {
-			err := usagef("the sockets to listen on are handed over (LISTEN_FDS): -i, -p, -U, --vsock, --fork and --run do not go with that")
-			return nil, errors.Join(err, listen.CloseAll(list))
-		}
-		return list, nil
+	list, err := s.inherited()
+	if err != nil || len(list) > 0 {
+		return list, err
 	}
 	if err = s.listenAll(ctx, &list); err != nil {
 		return nil, errors.Join(err, listen.CloseAll(list))
 	}
 	return list, nil
+}
+
+// inherited returns the sockets that are handed over, if that fits what flags say.
+func (s *serving) inherited() ([]net.Listener, error) {
+	list, err := listen.Inherited()
+	if len(list) > 0 && (s.placed || s.fork || s.command != "") {
+		err = usagef("the sockets to listen on are handed over (LISTEN_FDS): -i, -p, -U, --vsock, --fork and --run do not go with that")
+		return nil, errors.Join(err, listen.CloseAll(list))
+	}
+	return list, err
 }
 
 // listenAll appends the sockets that flags ask for to list.
@@ -139,6 +143,9 @@ func (s *serving) listenAll(ctx context.Context, list *[]net.Listener) error {
 			host = ""
 		}
 		found, err := listen.TCP(ctx, host, port)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return block.WithHint(err, "somebody listens there; -p 0 takes a port that is free")
+		}
 		if err != nil {
 			return err
 		}
@@ -173,10 +180,10 @@ func (s *serving) listenUnix(path string) (net.Listener, error) {
 		return listen.Private()
 	}
 	l, err := listen.Unix(path, fs.FileMode(s.socketMode))
-	if err != nil {
-		return nil, block.WithHint(err, "-U - makes a socket of its own")
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, block.WithHint(err, "somebody listens there; -U - makes a socket of its own")
 	}
-	return l, nil
+	return l, err
 }
 
 // uri returns where clients find an export.

@@ -371,3 +371,53 @@ func TestServeFolderClosed(t *testing.T) {
 	}
 	s.stop(syscall.SIGTERM, exitDone)
 }
+
+// TestServeLimits makes clients wait, and sends those away that take too long or do nothing.
+func TestServeLimits(t *testing.T) {
+	s := startServe(t, "--max-clients", "1", "--idle-timeout", "200ms", "--handshake-timeout", "100ms", "null:1M")
+	first := dial(t, s.uri) // is sent away after a while, and only then the next one comes in
+	second := dial(t, s.uri)
+	check(t, second.Close())
+	_ = first.Close() // it is gone
+	c, err := net.Dial("unix", s.socket())
+	check(t, err)
+	defer c.Close()
+	if _, err := io.ReadAll(c); err != nil { // says nothing after the greeting
+		t.Error(err)
+	}
+	s.stop(syscall.SIGTERM, exitDone)
+}
+
+// TestServeHandedOver refuses to listen elsewhere than on the sockets that are handed over.
+func TestServeHandedOver(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	check(t, err)
+	defer f.Close()
+	for _, flags := range []string{"-p 0", "-U -", "--fork", "--run true", "--vsock 1"} {
+		cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec imgtool serve null:1M "+flags)
+		cmd.ExtraFiles = []*os.File{f}
+		if code, _, stderr := runCommand(t, cmd); code != exitUsage || !strings.Contains(stderr, "LISTEN_FDS") {
+			t.Errorf("%s: %d %s", flags, code, stderr)
+		}
+	}
+}
+
+// TestServeShared serves an image that another program is writing, where that is asked for.
+func TestServeShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	check(t, writeSparse(path, make([]byte, 1<<20)))
+	writer := startServe(t, path)
+	expect(t, exitFailed, "in use", "serve", "-U", "-", path)
+	expect(t, exitFailed, "in use", "serve", "-r", "-U", "-", path)
+	reader := startServe(t, "-r", "--force-share", path)
+	cow := startServe(t, "--cow", "--force-share", path)
+	for _, s := range []*serveTest{reader, cow, writer} {
+		s.stop(syscall.SIGTERM, exitDone)
+	}
+	one, two := startServe(t, "-r", path), startServe(t, "-r", path)
+	one.stop(syscall.SIGTERM, exitDone)
+	two.stop(syscall.SIGTERM, exitDone)
+}
