@@ -6,8 +6,8 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
-	_ "crypto/sha256" // crypto.SHA256
-	_ "crypto/sha512" // crypto.SHA384
+	"crypto/sha256"
+	"crypto/sha512"
 	"hash"
 	"math"
 
@@ -32,6 +32,14 @@ var (
 	chacha20 = &suite{0x1303, "TLS_CHACHA20_POLY1305_SHA256", 32, crypto.SHA256, chacha20poly1305.New, math.MaxUint64}
 )
 
+// hasher returns what makes a hash, which crypto.SHA256 or crypto.SHA384 names.
+func hasher(h crypto.Hash) func() hash.Hash {
+	if h == crypto.SHA384 {
+		return sha512.New384
+	}
+	return sha256.New
+}
+
 func newGCM(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -46,7 +54,7 @@ func expandLabel(h crypto.Hash, secret []byte, label string, context []byte, len
 	info.AddUint16(uint16(length))
 	info.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte("tls13 " + label)) })
 	info.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(context) })
-	out, err := hkdf.Expand(h.New, secret, string(info.BytesOrPanic()), length)
+	out, err := hkdf.Expand(hasher(h), secret, string(info.BytesOrPanic()), length)
 	if err != nil {
 		panic("psk: " + err.Error()) // lengths are ours
 	}
@@ -67,14 +75,14 @@ func extract(h crypto.Hash, salt, secret []byte) []byte {
 	if secret == nil {
 		secret = zeroes
 	}
-	mac := hmac.New(h.New, salt)
+	mac := hmac.New(hasher(h), salt)
 	mac.Write(secret)
 	return mac.Sum(nil)
 }
 
 // finishedMAC is what Finished and a binder hold, by the base key of section 4.4 and the hash of a transcript.
 func finishedMAC(h crypto.Hash, base, transcript []byte) []byte {
-	mac := hmac.New(h.New, expandLabel(h, base, "finished", nil, h.Size()))
+	mac := hmac.New(hasher(h), expandLabel(h, base, "finished", nil, h.Size()))
 	mac.Write(transcript)
 	return mac.Sum(nil)
 }
@@ -88,7 +96,7 @@ type schedule struct {
 
 // newSchedule begins with the early secret.
 func newSchedule(h crypto.Hash, psk []byte) *schedule {
-	return &schedule{hash: h, secret: extract(h, nil, psk), transcript: h.New()}
+	return &schedule{hash: h, secret: extract(h, nil, psk), transcript: hasher(h)()}
 }
 
 // add puts handshake messages, or parts of them, behind the transcript.
@@ -103,7 +111,7 @@ func (s *schedule) sum() []byte { return s.transcript.Sum(nil) }
 
 // binder proves the key under the early secret. The transcript ends before the list of binders.
 func (s *schedule) binder() []byte {
-	none := s.hash.New().Sum(nil)
+	none := hasher(s.hash)().Sum(nil)
 	return finishedMAC(s.hash, deriveSecret(s.hash, s.secret, "ext binder", none), s.sum())
 }
 
@@ -116,7 +124,7 @@ func (s *schedule) retry() {
 
 // advance goes from the early to the handshake secret with what the key exchange gave, nil in psk_ke, and from there to the master secret with nil.
 func (s *schedule) advance(shared []byte) {
-	none := s.hash.New().Sum(nil)
+	none := hasher(s.hash)().Sum(nil)
 	s.secret = extract(s.hash, deriveSecret(s.hash, s.secret, "derived", none), shared)
 }
 

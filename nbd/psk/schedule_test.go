@@ -58,7 +58,7 @@ func TestResumed(t *testing.T) {
 	}
 	s := newSchedule(h, unhex(t, resumedKey))
 	same(t, "early secret", s.secret, "9b2188e9b2fc6d64d71dc329900e20bb41915000f678aa839cbb797cb7d8332c")
-	none := h.New().Sum(nil)
+	none := hasher(h)().Sum(nil)
 	binderKey := deriveSecret(h, s.secret, "res binder", none)
 	same(t, "binder key", binderKey, "69fe131a3bbad5d63c64eebcc30e395b9d8107726a13d074e389dbc8a4e47256")
 	cut := len(message) - hello.bindersLen
