@@ -205,6 +205,8 @@ func TestUnflushed(t *testing.T) {
 	c.cut()
 	flush("after a connection that held a write", nbd.ErrUnflushed)
 	flush("after that was told", nil)
+	write(0)
+	flush("of a write after the connection was made again", nil)
 	write(block.FUA)
 	c.cut()
 	flush("after a connection that held a write with FUA", nil)

@@ -82,6 +82,10 @@ var hostileReplies = []struct {
 		f.chunk(r, wire.ChunkOffsetData, 0, data(8192+2048, 2048)...)
 		f.chunk(r, wire.ChunkOffsetData, done, data(8192, 2049)...)
 	}, breaks},
+	{"data that overlap and leave a gap as long", structured, readOf, func(f *fake, r wire.Request) {
+		f.chunk(r, wire.ChunkOffsetData, 0, data(8192, 2000)...)
+		f.chunk(r, wire.ChunkOffsetData, done, data(8192+1000, 2096)...)
+	}, breaks},
 	{"data with a gap", structured, readOf, func(f *fake, r wire.Request) {
 		f.chunk(r, wire.ChunkOffsetData, 0, data(8192, 2000)...)
 		f.chunk(r, wire.ChunkOffsetData, done, data(8192+2001, 2095)...)
