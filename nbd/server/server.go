@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/imgtool/imgtool/block"
@@ -244,6 +245,8 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	log.Debug("connected", "address", addrText(nc))
 	err := c.serve()
 	switch {
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET): // so ends whoever is killed, or changes its mind
+		log.Info("client is gone", "error", err)
 	case err != nil:
 		log.Warn("connection ended", "error", err)
 	default:
