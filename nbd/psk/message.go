@@ -96,8 +96,13 @@ type clientHello struct {
 // hostName returns a host as it stands in server_name, "" for what is not a DNS name.
 func hostName(host string) string {
 	host = strings.TrimSuffix(host, ".")
-	if _, err := netip.ParseAddr(host); err == nil || strings.ContainsAny(host, ":%[]/ \x00") || len(host) > 255 {
+	if _, err := netip.ParseAddr(host); err == nil || len(host) > 255 {
 		return ""
+	}
+	for _, c := range []byte(host) {
+		if c <= ' ' || c > '~' || strings.IndexByte(":%[]/", c) >= 0 {
+			return ""
+		}
 	}
 	return host
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -397,5 +398,16 @@ func TestBeforeHello(t *testing.T) {
 				t.Error("the client is content")
 			}
 		})
+	}
+}
+
+func TestHostName(t *testing.T) {
+	for host, want := range map[string]string{
+		"localhost": "localhost", "disks.example.": "disks.example", "127.0.0.1": "", "::1": "", "fe80::1%eth0": "", "[::1]": "", "": "",
+		"/run/socket": "", "a b": "", "b\u00fccher.example": "", strings.Repeat("a", 256): "",
+	} {
+		if got := hostName(host); got != want {
+			t.Errorf("%q: %q, want %q", host, got, want)
+		}
 	}
 }

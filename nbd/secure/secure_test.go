@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -288,4 +289,42 @@ func TestSilentPeer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNothingIsLeft counts goroutines after handshakes that succeed, fail, and are called off.
+func TestNothingIsLeft(t *testing.T) {
+	a, other := securetest.New(t), securetest.New(t)
+	keys, otherKeys := securetest.PSK(t, "alice"), securetest.PSK(t, "alice")
+	servers := []*secure.Server{newServer(t, secure.ServerConfig{Certificates: a.Dir}), newServer(t, secure.ServerConfig{PSKFile: keys})}
+	clients := []*secure.Client{
+		newClient(t, secure.ClientConfig{Certificates: a.Dir}), newClient(t, secure.ClientConfig{Certificates: other.Dir}),
+		newClient(t, secure.ClientConfig{PSKFile: keys, Identity: "alice"}), newClient(t, secure.ClientConfig{PSKFile: otherKeys, Identity: "alice"}),
+	}
+	before := runtime.NumGoroutine()
+	for range 3 {
+		good := 0
+		for _, s := range servers {
+			for _, c := range clients {
+				client, server := meet(t, s, c, "localhost")
+				if client.err == nil && server.err == nil {
+					good++
+				}
+				for _, e := range []end{client, server} {
+					if e.conn != nil {
+						e.conn.Close()
+					}
+				}
+			}
+		}
+		if good != 2 {
+			t.Errorf("%d pairs of client and server fit, not 2", good)
+		}
+	}
+	for range 100 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // those that have just ended
+	}
+	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 }
