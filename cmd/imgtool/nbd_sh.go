@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -43,8 +44,10 @@ Exit codes: 0 done, 1 a script failed, 2 the command line is wrong.`,
   imgtool nbd sh -u "[ nbdkit memory 1M ]" --base-allocation
   imgtool nbd sh --opt-mode -u nbd://localhost -c 'print(h.opt_list())' -c 'h.opt_abort()'
   imgtool nbd sh test.star`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageOf(c, fmt.Errorf("sh takes at most 1 argument, and %d came", len(args)))
+			}
 			if v.noHandle && (v.uri != "" || v.optMode || v.base) {
 				return usagef("-n makes no handle, which --uri, --opt-mode and --base-allocation are about")
 			}
