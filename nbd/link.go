@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	perConnection  = 16               // requests that keep one connection busy
+	perConnection  = 16               // calls that keep one connection busy
 	attemptTimeout = 20 * time.Second // for one attempt to connect again
 	firstPause     = 500 * time.Millisecond
 	longestPause   = 10 * time.Second
@@ -54,9 +54,9 @@ type links struct {
 	adding bool
 }
 
-// take returns the least busy connection, and makes one where there is none. The caller gives the link back.
+// take returns the connection for a call, and makes one where there is none. The caller gives the link back.
 func (s *links) take(ctx context.Context) (*link, error) {
-	if l := s.leastBusy(); l != nil {
+	if l := s.choose(); l != nil {
 		return l, nil
 	}
 	failures := s.failures.Load()
@@ -66,7 +66,7 @@ func (s *links) take(ctx context.Context) (*link, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.making }()
-	if l := s.leastBusy(); l != nil {
+	if l := s.choose(); l != nil {
 		return l, nil // somebody else has made it meanwhile
 	}
 	if s.failures.Load() != failures {
@@ -86,20 +86,21 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	return nil, err
 }
 
-// leastBusy returns the least busy connection with one more call on it. Where all have some, it begins to make another one.
-func (s *links) leastBusy() *link {
+// choose returns a connection with one more call on it: the first that is not yet busy, because calls that share one share its wake-ups and its system
+// calls as well. Where all are busy it is the least busy one, and another one is begun to be made.
+func (s *links) choose() *link {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var best *link
 	for _, l := range s.all {
-		if best == nil || l.busy < best.busy {
+		if best == nil || best.busy >= perConnection && l.busy < best.busy {
 			best = l
 		}
 	}
 	if best == nil {
 		return nil
 	}
-	if best.busy > 0 && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil {
+	if best.busy >= perConnection && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil {
 		s.adding = true
 		s.work.Go(s.addInBackground)
 	}
@@ -246,8 +247,10 @@ func lost(err error) bool {
 
 // close disconnects from the server.
 func (s *links) close() {
-	s.cancel()
+	soon := time.AfterFunc(100*time.Millisecond, s.cancel) // a server complains of a connection that is given up half made
 	s.work.Wait()
+	soon.Stop()
+	s.cancel()
 	s.mu.Lock()
 	all := s.all
 	s.all = nil
