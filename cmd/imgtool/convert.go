@@ -120,7 +120,7 @@ func (v *conversion) flags(c *cobra.Command) {
 	f.StringVarP(&v.backingFormat, "backing-format", "F", "", "format of that backing file")
 	f.VarP(&v.granule, "sparse", "S", "shortest run of zeros that becomes a hole; 0 allocates everything, but not with -c or -B")
 	f.IntVarP(&v.workers, "workers", "m", 0, "requests, or goroutines that compress, at a time; 0 for one per processor, and as many as keep an NBD export busy")
-	f.Var(&v.request, "request-size", "longest request in bytes; 0 for what suits the source and the target, 256k of NBD exports")
+	f.Var(&v.request, "request-size", "longest request in bytes; 0 for what suits the source and the target, 512k of NBD exports")
 	f.VarP(&v.rate, "rate", "r", "bytes that are read from the source in a second; 0 for as many as can be")
 	f.BoolVarP(&v.inPlace, "no-create", "n", false, "write into the image that TARGET is, which must be large enough and keeps its size")
 	f.BoolVar(&v.targetIsZero, "target-is-zero", false, "TARGET, a disk, an NBD export or with -n any image, reads as zero everywhere, so that zeros need not be written")
