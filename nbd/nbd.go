@@ -20,7 +20,8 @@ import (
 
 // Options say how to connect. The zero value is right for most.
 type Options struct {
-	// Connections is how many there are at most; 0 is DefaultConnections. Only a server that allows it gets more than one.
+	// Connections is how many there are at most; 0 is DefaultConnections. Only a server that allows it gets more than one, and not before so many calls
+	// wait at a time that they keep those that there are busy.
 	Connections int
 	// ReadOnly never writes: the device has no Caps.Write.
 	ReadOnly bool

@@ -295,12 +295,12 @@ func TestSeveralConnections(t *testing.T) {
 	time.AfterFunc(300*time.Millisecond, func() { close(stop) })
 	var wait sync.WaitGroup
 	most := 0
-	for g := range int64(8) {
+	for g := range int64(64) {
 		wait.Go(func() {
 			for i := int64(0); ; i++ {
 				p := bytes.Repeat([]byte{byte(g + i)}, 1000)
 				q := make([]byte, len(p))
-				off := g * 100000
+				off := g * 10000
 				if err := errors.Join(d.Write(ctx, p, off, 0), d.Read(ctx, q, off)); err != nil || !bytes.Equal(p, q) {
 					t.Errorf("round %d of goroutine %d: %v, or other bytes", i, g, err)
 					return
@@ -342,7 +342,7 @@ func TestOneConnectionOnly(t *testing.T) {
 	c.limit([]int64{1 << 40, 0, 0, 0}, nil)
 	d := dial(t, c.uri(), nbd.Options{})
 	var wait sync.WaitGroup
-	for range 8 {
+	for range 40 {
 		wait.Go(func() {
 			for range 20 {
 				if err := d.Read(t.Context(), make([]byte, 10), 0); err != nil {

@@ -55,7 +55,7 @@ func TestStart(t *testing.T) {
 
 	d := startServer(t, []string{kit, "memory", "1M", "--filter=delay", "rdelay=5ms"}, "")
 	done := make(chan error)
-	for range 8 {
+	for range 100 {
 		go func() {
 			var err error
 			for range 10 {
@@ -64,7 +64,7 @@ func TestStart(t *testing.T) {
 			done <- err
 		}()
 	}
-	for range 8 {
+	for range 100 {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
