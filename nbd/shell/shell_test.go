@@ -16,16 +16,21 @@ import (
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/internal/peers"
+	"github.com/imgtool/imgtool/nbd/secure"
+	"github.com/imgtool/imgtool/nbd/secure/securetest"
 	"github.com/imgtool/imgtool/nbd/server"
 	"github.com/imgtool/imgtool/nbd/shell"
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
 // ours starts this module's server and returns a URI for it.
-func ours(t *testing.T) string {
+func ours(t *testing.T) string { return serve(t, nil) }
+
+func serve(t *testing.T, tls *secure.Server) string {
 	t.Helper()
 	d := block.NewMemory(1 << 20)
 	s := server.New(server.Config{
+		TLS: tls,
 		Open: func(context.Context, server.Client) (*server.Export, error) {
 			return &server.Export{Device: d, Depth: true}, nil
 		},
@@ -109,6 +114,33 @@ func TestScripts(t *testing.T) {
 			}
 			settle(t, before)
 		})
+	}
+}
+
+// TestOurScripts runs the scripts that need what nbdkit has not.
+func TestOurScripts(t *testing.T) {
+	authority := securetest.New(t)
+	certificates, err := secure.NewServer(secure.ServerConfig{Certificates: authority.Dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, setup := range map[string]string{
+		"extended.star": `h.set_request_extended_headers(False); h.set_request_structured_replies(False); h.set_opt_mode(True); h.connect_uri(URI)`,
+		"tls.star":      ``,
+	} {
+		script, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := shell.New(io.Discard, true)
+		setup = fmt.Sprintf("URI, CERTIFICATES = %q, %q\n", serve(t, certificates), authority.Dir) + setup
+		if err := s.Run(t.Context(), "setup", []byte(setup)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(t.Context(), name, script); err != nil {
+			t.Error(err)
+		}
+		s.Close()
 	}
 }
 
