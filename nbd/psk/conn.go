@@ -56,9 +56,6 @@ func newConn(conn net.Conn) *Conn {
 // CipherSuite returns the name of the cipher suite, as RFC 8446 has it.
 func (c *Conn) CipherSuite() string { return c.suite.name }
 
-// NetConn returns the connection that this one stands on. To read or write it destroys this one.
-func (c *Conn) NetConn() net.Conn { return c.conn }
-
 func (c *Conn) LocalAddr() net.Addr                { return c.conn.LocalAddr() }
 func (c *Conn) RemoteAddr() net.Addr               { return c.conn.RemoteAddr() }
 func (c *Conn) SetDeadline(t time.Time) error      { return c.conn.SetDeadline(t) }

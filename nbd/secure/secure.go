@@ -66,9 +66,6 @@ func NewServer(c ServerConfig) (*Server, error) {
 	return &Server{config: config}, nil
 }
 
-// PSK reports whether clients prove themselves by pre-shared keys.
-func (s *Server) PSK() bool { return s.config == nil }
-
 // Upgrade makes the handshake on conn, within ctx. It never closes conn; the connection that it returns does. The deadlines of conn are gone afterwards.
 // After an error nothing but Close is left to do with conn.
 func (s *Server) Upgrade(ctx context.Context, conn net.Conn) (net.Conn, Peer, error) {
@@ -131,9 +128,6 @@ func NewClient(c ClientConfig) (*Client, error) {
 	}
 	return &Client{config: config, hostname: c.Hostname}, nil
 }
-
-// PSK reports whether the client proves itself by a pre-shared key.
-func (c *Client) PSK() bool { return c.config == nil }
 
 // Upgrade makes the handshake on conn, within ctx. host is the name or the address that was dialled, "" for a Unix socket. It never closes conn; the
 // connection that it returns does. The deadlines of conn are gone afterwards. After an error nothing but Close is left to do with conn.

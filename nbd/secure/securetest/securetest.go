@@ -46,11 +46,11 @@ func New(t testing.TB) *Authority {
 	return a
 }
 
-// Server signs a new server-cert.pem for names and addresses. The first is the common name.
+// Server signs a new server-cert.pem for names and addresses. The common name is server.
 func (a *Authority) Server(t testing.TB, names ...string) {
 	t.Helper()
 	cert := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: names[0]},
+		Subject:     pkix.Name{CommonName: "server"},
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
