@@ -13,7 +13,7 @@ import (
 )
 
 // maxInFlight is how many requests of one connection are worked on at a time.
-const maxInFlight = 128
+const maxInFlight = 64
 
 // conn is one connection. One goroutine reads from it; whoever has a reply writes.
 type conn struct {
@@ -37,6 +37,7 @@ type conn struct {
 	counters
 
 	transmitting atomic.Bool
+	reading      atomic.Bool // the reading goroutine waits for the client, or is about to
 	draining     atomic.Bool // Shutdown was called
 
 	// What was negotiated. It does not change in transmission.
@@ -119,7 +120,7 @@ func (c *conn) watch() (stop func()) {
 		now := c.progress.Load()
 		switch {
 		case stopped:
-		case now == last && (c.inFlight() == 0 || c.out.stuck()):
+		case now == last && (c.out.stuck() || c.reading.Load() && len(c.slots) == 0):
 			c.cancel(errIdle)
 		default:
 			last = now
@@ -162,7 +163,14 @@ func (c *conn) update(change func(*Client)) {
 	change(&c.client)
 }
 
-func (c *conn) inFlight() int64 { return int64(len(c.slots)) }
+// inFlight returns how many requests are being worked on.
+func (c *conn) inFlight() int64 {
+	n := int64(len(c.slots))
+	if n == 0 && c.transmitting.Load() && !c.reading.Load() {
+		n = 1 // by the reading goroutine itself
+	}
+	return n
+}
 
 func (c *conn) stats() ClientStats {
 	c.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -262,6 +263,17 @@ func TestIdleTimeout(t *testing.T) {
 	if a := p.do(wire.Request{Type: wire.CmdRead, Length: 1}); a.errno != 0 { // a slow device is not an idle client
 		t.Errorf("%+v", a)
 	}
+	for range 20 { // nor is one of which the requests are done where they are read
+		if a := p.do(wire.Request{Type: wire.CmdRead, Offset: 512, Length: 1}); a.errno != 0 {
+			t.Errorf("%+v", a)
+		}
+	}
+	if a := p.do(wire.Request{Type: wire.CmdRead, Length: 1}); a.errno != 0 {
+		t.Errorf("%+v", a)
+	}
+	p.gone()
+	p = dial().enter("simple", "") // that stops in the middle of a payload
+	p.send(p.reqBytes(wire.Request{Type: wire.CmdWrite, Length: 100}), make([]byte, 50))
 	p.gone()
 	p = dial().enter("structured", "") // that fetches nothing
 	for range 30 {
@@ -350,4 +362,41 @@ func TestShutdownCuts(t *testing.T) {
 		}
 	})
 	settled(t, before)
+}
+
+// meeting is a device whose reads wait for each other, so many at a time.
+type meeting struct {
+	block.Device
+	size int32
+	here atomic.Int32
+	all  chan struct{}
+}
+
+func (m *meeting) Read(ctx context.Context, p []byte, off int64) error {
+	if m.here.Add(1) == m.size {
+		close(m.all)
+	}
+	select {
+	case <-m.all:
+		return m.Device.Read(ctx, p, off)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestInFlight: a device that lets its callers wait gets many at a time, small and big.
+func TestInFlight(t *testing.T) {
+	for _, n := range []uint64{512, 100 << 10} {
+		m := &meeting{Device: block.NewMemory(1 << 20), size: 40, all: make(chan struct{})}
+		_, dial := serve(t, server.Config{Open: fixed(m)})
+		p := dial().enter("simple", "")
+		for range m.size {
+			p.req(wire.Request{Type: wire.CmdRead, Length: n})
+		}
+		for range m.size {
+			if a := p.reply(int(n)); a.errno != 0 {
+				t.Fatalf("%+v", a)
+			}
+		}
+	}
 }

@@ -79,7 +79,9 @@ func (in *input) fill(n int) error {
 // retry runs a read, which returns at least one byte or an error, and again where a drain that had to wait has interrupted it.
 func (in *input) retry(read func() (int, error)) (int, error) {
 	for {
+		in.c.reading.Store(true)
 		k, err := read()
+		in.c.reading.Store(false)
 		switch {
 		case k > 0:
 			in.c.progress.Add(1)

@@ -8,7 +8,7 @@ import (
 )
 
 // batchSize is how many bytes of replies the reading goroutine gathers before it sends them.
-const batchSize = 128 << 10
+const batchSize = 64 << 10
 
 // batch is where the reading goroutine puts replies to the requests that it has served itself. It holds a buffer only while there are any.
 type batch struct {

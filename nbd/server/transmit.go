@@ -163,17 +163,18 @@ func (c *conn) run(r *request) {
 }
 
 // pace decides whether the reading goroutine serves requests itself, which is cheaper, or starts goroutines, which a device that lets its callers
-// wait needs to be kept busy. It is the moving average of the time that the device has taken, in nanoseconds.
+// wait needs to be kept busy. It is the moving average of the time that the device has taken, in nanoseconds. The average goes back slowly, so that
+// a device that is quick but for a few requests, such as one with a cache, counts as one that lets its callers wait.
 type pace struct {
 	limit   int64 // of the average, above which the device waits for something
 	average atomic.Int64
 }
 
 const (
-	smallTime = 50 * time.Microsecond  // for a request of up to inlineLimit bytes
+	smallTime = 25 * time.Microsecond  // for a request of up to inlineLimit bytes
 	bulkTime  = 200 * time.Microsecond // for pieceSize bytes
-	slowTime  = 2 * time.Millisecond   // more than this counts as this
-	paceShare = 8                      // one part in so many of the average is the newest time
+	slowTime  = time.Second            // more than this counts as this
+	paceShare = 64                     // one part in so many of the average is the newest time
 )
 
 func (p *pace) init(limit time.Duration) {
