@@ -120,6 +120,7 @@ func (t *tree) options(allowOther bool) *fuse.MountOptions {
 		Name: "imgtool", FsName: fsName(t.dev), AllowOther: allowOther, Logger: slog.NewLogLogger(t.log.Handler(), slog.LevelWarn),
 		MaxWrite: maxRequest, MaxReadAhead: maxRequest, MaxBackground: maxBackground, MaxInflightRequestBytes: maxInFlight,
 		DirectMount: os.Geteuid() == 0, DisableXAttrs: true, DisableReadDirPlus: true,
+		DisableSplice: true, // answers are in memory, from which a pipe would be a detour
 		// The content of the file changes through it alone, as far as can be told: a new time of change is no reason to read it again.
 		ExplicitDataCacheControl: true,
 		ExtraCapabilities:        fuse.CAP_ASYNC_DIO,
