@@ -5,13 +5,15 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
+	"time"
 )
 
 // killed is what the shell adds to the number of the signal that has ended a command.
 const killed = 128
 
 // runCommand runs the command of --run and returns its exit code as an error, nil for 0. Signals that ask for the end go on to the command, because the
-// server ends with it; the second one kills it.
+// server ends with it; the second one kills it, and so does the time that --drain-timeout gives to clients.
 func (r *running) runCommand() error {
 	cmd := exec.Command("sh", "-c", r.command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r.stdin, r.stdout, r.stderr
@@ -42,19 +44,25 @@ func (r *running) runCommand() error {
 // during waits for the end of the command, and returns why it was ended, where the server was the reason.
 func (r *running) during(cmd *exec.Cmd, ended chan struct{}) error {
 	var failed error
-	ends := r.ends
-	for n := 0; ; {
+	ends, late := r.ends, make(<-chan time.Time)
+	for sent := 0; ; {
+		var sig os.Signal
 		select {
 		case <-ended:
 			return failed
-		case sig := <-r.signals:
-			if n++; n > 1 {
-				sig = os.Kill
+		case sig = <-r.signals:
+			if sig == os.Interrupt && isTerminal(r.stdin) { // which has interrupted the command as well
+				continue
 			}
-			_ = cmd.Process.Signal(sig) // it may have ended
 		case failed = <-ends:
-			ends = nil
-			_ = cmd.Process.Kill() // the server is gone
+			sig, ends = syscall.SIGTERM, nil
+		case <-late:
+			sig = os.Kill
 		}
+		if sent++; sent > 1 {
+			sig = os.Kill
+		}
+		late = time.After(r.drainTime)
+		_ = cmd.Process.Signal(sig) // it may have ended
 	}
 }

@@ -68,6 +68,8 @@ func (s *serving) checkPlaces(given func(string) bool) error {
 		return errors.New("-s serves one client on standard input and output, and listens nowhere")
 	case s.stdio && (s.fork || s.command != "" || s.printURI || s.exitLast):
 		return errors.New("--fork, --run, --print-uri and --exit-last are not for -s")
+	case s.exitLast && s.command != "":
+		return errors.New("--exit-last is not for --run, with whose command the server ends")
 	case s.fork && (s.command != "" || s.exitWithParent):
 		return errors.New("--run and --exit-with-parent are not for --fork")
 	case s.socketMode != 0 && len(s.sockets) == 0:
