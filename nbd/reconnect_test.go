@@ -432,3 +432,57 @@ func TestEncryptionWanted(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// TestUnflushedAfterFailure: a flush that fails for want of a server leaves what it did not flush to the next one.
+func TestUnflushedAfterFailure(t *testing.T) {
+	leaks(t)
+	ctx := t.Context()
+	socket := serve(t, server.Config{}, block.NewMemory(1<<16))
+	c := newCutter(t, socket)
+	path := c.Addr().String()
+	d := dial(t, c.uri(), nbd.Options{Retries: 1})
+	d.SetPause(time.Millisecond)
+	if err := d.Write(ctx, []byte("abc"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	c.cut()
+	if err := d.Flush(ctx); err == nil || errors.Is(err, nbd.ErrUnflushed) {
+		t.Errorf("a flush without a server: %v", err)
+	}
+	if err := os.Rename(socket, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write(ctx, []byte("abc"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []error{nbd.ErrUnflushed, nil} {
+		if err := d.Flush(ctx); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("a flush with a server again: %v, want %v", err, want)
+		}
+	}
+}
+
+// TestTCP goes over TCP, and to a vsock address where nobody is.
+func TestTCP(t *testing.T) {
+	leaks(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := serve(t, server.Config{}, block.NewMemory(1<<20))
+	c := &cutter{Listener: l, target: target}
+	c.wait.Go(c.accept)
+	d := dial(t, nbd.URI{Network: "tcp", Address: l.Addr().String()}.String(), nbd.Options{})
+	p, q := bytes.Repeat([]byte{3}, 1<<20), make([]byte, 1<<20)
+	if err := errors.Join(d.Write(t.Context(), p, 0, 0), d.Read(t.Context(), q, 0), d.Flush(t.Context())); err != nil || !bytes.Equal(p, q) {
+		t.Errorf("%v, or other bytes", err)
+	}
+	d.Close()
+	l.Close()
+	c.cut()
+	c.wait.Wait()
+	if _, err := nbd.Dial(t.Context(), "nbd+vsock://4294967294:1/", nbd.Options{}); err == nil {
+		t.Error("there is somebody at the other end of a vsock address that cannot be")
+	}
+}

@@ -443,3 +443,53 @@ func TestStatusOfSome(t *testing.T) {
 		t.Errorf("an answer about another context: %v", err)
 	}
 }
+
+// TestCommandOfOldServers takes simple replies as chunks.
+func TestCommandOfOldServers(t *testing.T) {
+	conn := serve(t, false, func(f *fake) {
+		f.negotiate()
+		r, _ := f.request()
+		f.simple(r, 0, patterned(r.Offset, int(r.Length)))
+		r, _ = f.request()
+		f.simple(r, wire.ESHUTDOWN)
+		r, p := f.request()
+		if string(p) != "payload" || r.Cookie != 1<<63 {
+			t.Errorf("the server saw %+v with %q", r, p)
+		}
+		f.simple(r, 0)
+	})
+	n := agreed(t, conn, simple, client.Config{Unchecked: true})
+	all, err := n.Command(t.Context(), wire.Request{Type: wire.CmdRead, Cookie: 3, Offset: 100, Length: 50}, nil)
+	if err != nil || len(all) != 1 || all[0].Header.Type != wire.ChunkOffsetData || !bytes.Equal(all[0].Payload, join(u64(100), patterned(100, 50))) {
+		t.Errorf("%v, %v", all, err)
+	}
+	all, err = n.Command(t.Context(), wire.Request{Type: wire.CmdRead, Cookie: 3, Length: 1 << 31}, nil)
+	if err != nil || len(all) != 1 || all[0].Header.Type != wire.ChunkError || !bytes.Equal(all[0].Payload, message(wire.ESHUTDOWN, "")) {
+		t.Errorf("%v, %v", all, err)
+	}
+	all, err = n.Command(t.Context(), wire.Request{Type: wire.CmdWrite, Cookie: 1 << 63, Length: 7}, []byte("payload"))
+	if err != nil || len(all) != 1 || all[0].Header.Type != wire.ChunkNone || all[0].Header.Length != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestManyWrites sends more at a time than the connection takes at once, of all lengths around those at which payloads are sent in another way.
+func TestManyWrites(t *testing.T) {
+	leaks(t)
+	for _, memory := range []bool{false, true} {
+		n := agreed(t, serve(t, memory, func(f *fake) { disk(f, 3) }), structured, client.Config{})
+		var wait sync.WaitGroup
+		for g := range 20 {
+			wait.Go(func() {
+				for i, size := range []int{1, 8<<10 - 1, 8 << 10, 8<<10 + 1, 64 << 10, 64<<10 + 1, 300 << 10} {
+					off := (g*7919 + i*31) % (fakeSize - size)
+					if err := n.Write(t.Context(), patterned(uint64(off), size), int64(off), 0); err != nil {
+						t.Errorf("%d bytes at %d: %v", size, off, err)
+						return
+					}
+				}
+			})
+		}
+		wait.Wait()
+	}
+}
