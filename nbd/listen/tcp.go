@@ -27,7 +27,11 @@ func TCP(ctx context.Context, host, port string) ([]net.Listener, error) {
 		return nil, err
 	}
 	addrs := []string{""}
-	if host != "" {
+	switch host {
+	case "":
+	case "localhost": // which is this machine, whatever a name server says (RFC 6761)
+		addrs = []string{"127.0.0.1", "::1"}
+	default:
 		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		if err != nil {
 			return nil, err
@@ -36,7 +40,7 @@ func TCP(ctx context.Context, host, port string) ([]net.Listener, error) {
 		for _, a := range found {
 			addrs = append(addrs, a.Unmap().String())
 		}
-		slices.SortStableFunc(addrs, func(a, b string) int { return len(a) - len(b) }) // IPv4's loopback before IPv6's
+		slices.Sort(addrs)
 		addrs = slices.Compact(addrs)
 	}
 	for range attempts {
