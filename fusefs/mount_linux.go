@@ -104,6 +104,9 @@ func mountPoint(at string) (path string, isDir bool, err error) {
 
 // mountError says what can be done about an error of mounting.
 func mountError(at string, err error) error {
+	if text := strings.TrimSpace(err.Error()); strings.HasPrefix(text, "fusermount exited") {
+		return fmt.Errorf("%s: cannot be mounted: fusermount3 has failed", at) // and has said why
+	}
 	err = fmt.Errorf("%s: cannot be mounted: %w", at, err)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):

@@ -258,3 +258,40 @@ func TestMountSays(t *testing.T) {
 		}
 	}
 }
+
+// TestMountUser mounts as a user other than root, which fusermount3 does for him.
+func TestMountUser(t *testing.T) {
+	needFUSE(t)
+	peers.Need(t, "fusermount3")
+	for _, tool := range []string{"unshare", "setpriv", "mknod"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	program, err := exec.LookPath("imgtool")
+	check(t, err)
+	p, err := os.ReadFile(program)
+	check(t, err)
+	dir := t.TempDir()
+	const nobody = 65534
+	check(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, nobody, nobody)))
+	check(t, os.WriteFile(filepath.Join(dir, "imgtool"), p, 0o755))
+	check(t, os.WriteFile(filepath.Join(dir, "script"), []byte(`set -e
+		truncate -s 1M disk.raw; mkdir at
+		./imgtool mount -f raw disk.raw at --run 'printf by-nobody | dd of="$file" conv=notrunc; test -O "$file"'
+		test "$(head -c 9 disk.raw)" = by-nobody
+		./imgtool mount -r --fork -f raw disk.raw at
+		exec 3< at/disk
+		! ./imgtool unmount at
+		./imgtool unmount --lazy at
+		test ! -e at/disk; test "$(head -c 9 <&3)" = by-nobody
+		exec 3<&-`), 0o644))
+	// The device may be root's alone, so it is another one for the script, which sees mounts of its own.
+	cmd := exec.CommandContext(t.Context(), "unshare", "-m", "sh", "-ec", `
+		mknod -m 666 fuse c 10 229; mount --bind fuse /dev/fuse
+		exec setpriv --reuid=65534 --regid=65534 --clear-groups env HOME="$PWD" sh ./script`)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
