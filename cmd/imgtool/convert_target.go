@@ -125,11 +125,14 @@ func (v *conversion) create(ctx context.Context, src *origin, target string) (in
 	if t.Writer != nil && (v.verify || v.bitmaps) {
 		return 0, usagef("%s: it is a pipe, which --verify and --bitmaps would have to read", target)
 	}
+	if v.targetIsZero && !t.InPlace {
+		return 0, usagef("--target-is-zero is about what exists: it needs -n, or a disk or an NBD export as the target")
+	}
 	o := formats.CreateOptions{
 		Values: v.values, ModTime: modTime, Memory: int64(v.memory) / 2, Workers: v.workers, Compress: v.compress, OneWay: t.Writer != nil,
 	}
 	o.Size = v.imageSize(src)
-	n, err := v.write(ctx, src, o, t)
+	n, err := v.write(ctx, src, o, t, target)
 	if err == nil {
 		err = v.look(ctx, src, t, target)
 	}
@@ -158,7 +161,7 @@ func (v *conversion) imageSize(src *origin) int64 {
 }
 
 // write writes the image in the way that source, format and target allow.
-func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOptions, t *chain.Target) (int64, error) {
+func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOptions, t *chain.Target, target string) (int64, error) {
 	d := v.driver
 	fail := func(format string, args ...any) error { return nameFile(src.name(), fmt.Errorf(format, args...)) }
 	p, err := v.plan(ctx, src, o)
@@ -185,7 +188,7 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	}
 	dst, err := d.Create(ctx, t, o)
 	if err != nil {
-		return 0, err
+		return 0, nameFile(target, err)
 	}
 	var n int64
 	if t.InPlace {
