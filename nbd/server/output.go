@@ -156,10 +156,9 @@ func (o *output) write(frames []*frame) error {
 				return err
 			}
 			vector, size = vector[:0], 0
-			if err := f.pipe.drainTo(o.raw, f.head[:f.headLen]); err != nil {
+			if err := f.pipe.drainTo(o.raw, f.head[:f.headLen], &o.c.progress); err != nil {
 				return err
 			}
-			o.c.progress.Add(1)
 			continue
 		}
 		if f.headLen > 0 {

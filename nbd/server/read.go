@@ -35,6 +35,18 @@ func (c *conn) read(r *request) {
 		return
 	}
 	n := int64(r.Length)
+	f := &frame{last: true}
+	if n <= pieceSize && c.pipePiece(f, int64(r.Offset), n) == n {
+		f.headLen = c.dataHead()
+		c.putData(f.head[:], r, int64(r.Offset), int(n), wire.ChunkDone)
+		c.counters.out.Add(n)
+		c.count(r, nil)
+		c.out.send(f)
+		return
+	}
+	if f.pipe != nil { // of which there is not all
+		c.server.pipes.put(f.pipe)
+	}
 	if c.memory.take(n) < n {
 		c.readStream(r)
 	} else {

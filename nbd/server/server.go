@@ -3,6 +3,11 @@
 // A [Server] is given a function that opens exports, and is then given connections: Serve accepts them from a listener, ServeConn takes one.
 // It speaks fixed newstyle with every option and command of the specification, structured and extended replies included. Names of what goes
 // over the wire are in package nbd/wire.
+//
+// Each connection has one goroutine that reads. While the device answers at once, that goroutine serves requests itself and sends the replies to all that
+// it has read ahead with one system call; a device that lets its callers wait gets requests from many goroutines at a time. What buffers hold is bounded
+// for each connection and for the server; where memory is short, requests are served in smaller pieces, and never wait for other connections. Big reads
+// of files go to Unix sockets without a copy, on Linux.
 package server
 
 import (
@@ -65,7 +70,8 @@ var ErrRefused = errors.New("refused to this client")
 
 // Config says what a server serves, and how. Open must be set; the zero value of everything else is a good default.
 type Config struct {
-	// Open opens an export for a client. It is called for INFO as well as for GO; ctx ends with the connection. An error that is none of
+	// Open opens an export for a client, who has asked for it by INFO, GO, EXPORT_NAME or for its meta contexts; what was opened for one option serves
+	// the next ones for the same name, so that they agree. ctx ends with the connection. An error that is none of
 	// ErrUnknownExport, ErrRefused and fs.ErrNotExist is told to the client as ERR_PLATFORM, with its text.
 	Open func(ctx context.Context, c Client) (*Export, error)
 	// List returns the exports that a client is told of; nil refuses LIST.

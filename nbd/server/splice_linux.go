@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -112,8 +113,8 @@ func (x *pipe) fill(ctx context.Context, d block.Device, off, n int64) int64 {
 	return x.n
 }
 
-// drainTo sends head, and then what is in the pipe. They go into one packet where there are packets.
-func (x *pipe) drainTo(raw syscall.RawConn, head []byte) error {
+// drainTo sends head, and then what is in the pipe. They go into one packet where there are packets. It adds to progress whenever something has gone.
+func (x *pipe) drainTo(raw syscall.RawConn, head []byte, progress *atomic.Int64) error {
 	var failed error
 	err := raw.Write(func(fd uintptr) bool {
 		for len(head) > 0 {
@@ -143,6 +144,7 @@ func (x *pipe) drainTo(raw syscall.RawConn, head []byte) error {
 				return true
 			default:
 				x.n -= k
+				progress.Add(1)
 			}
 		}
 		return true

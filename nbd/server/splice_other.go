@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/imgtool/imgtool/block"
@@ -21,6 +22,6 @@ func (*pipes) put(*pipe)  {}
 func (*pipes) close()     {}
 
 func (*pipe) fill(context.Context, block.Device, int64, int64) int64 { return 0 }
-func (*pipe) drainTo(syscall.RawConn, []byte) error                  { return nil }
+func (*pipe) drainTo(syscall.RawConn, []byte, *atomic.Int64) error   { return nil }
 
 func rawConn(net.Conn) syscall.RawConn { return nil }

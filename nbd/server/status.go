@@ -30,7 +30,7 @@ func (c *conn) filteredStatus(r request) error {
 		err = c.checkRange(&r, r.Offset, r.Length)
 	}
 	if err != nil {
-		c.begin(&r)
+		c.begin()
 		c.finish(&r, err)
 		return nil
 	}
@@ -95,7 +95,7 @@ func (c *conn) runs(r *request, m metaContext) ([]descriptor, error) {
 		extents, err = c.exp.Device.Extents(c.ctx, m.from, off, end-off, extents[:0])
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
-			return []descriptor{{length: end - off}}, nil // nothing is known
+			return append(runs, descriptor{length: end - off}), nil // nothing is known
 		case err != nil:
 			return nil, err
 		case len(extents) == 0:

@@ -99,7 +99,7 @@ func (c *conn) request(r request) error {
 				return err
 			}
 		}
-		c.begin(&r)
+		c.begin()
 		c.finish(&r, err)
 		return nil
 	}
@@ -115,7 +115,7 @@ func (c *conn) request(r request) error {
 		return c.filteredStatus(r)
 	case r.Type == wire.CmdRead && !small && c.bulk.quick():
 		c.flush()
-		c.begin(&r)
+		c.begin()
 		c.run(&r)
 	default:
 		c.spawn(r, c.run)
@@ -124,7 +124,7 @@ func (c *conn) request(r request) error {
 }
 
 // begin takes a slot for a request, which its last frame gives back.
-func (c *conn) begin(*request) {
+func (c *conn) begin() {
 	select {
 	case c.slots <- struct{}{}:
 	default:
@@ -135,7 +135,7 @@ func (c *conn) begin(*request) {
 
 // spawn lets a goroutine work on a request.
 func (c *conn) spawn(r request, work func(*request)) {
-	c.begin(&r)
+	c.begin()
 	c.working.Go(func() { work(&r) })
 }
 
@@ -326,22 +326,22 @@ func (c *conn) writePiece(p []byte, off int64, fua bool) (err error) {
 	return err
 }
 
-// writing is a big write, of which goroutines write the pieces.
+// writing is a big write, of which the pieces are written one by one as they come.
 type writing struct {
-	c    *conn
-	r    request
-	left atomic.Int32 // pieces, and the reading goroutine while it takes the payload
-	mu   sync.Mutex
-	err  error
+	c     *conn
+	r     request
+	flush bool         // FUA was asked for, and the device got more than one piece
+	left  atomic.Int32 // pieces, and the reading goroutine while it takes the payload
+	mu    sync.Mutex
+	err   error // of the first piece that failed; guarded by mu
 }
 
 // bigWrite takes a payload in pieces, and has each written as soon as it is there.
 func (c *conn) bigWrite(r request) error {
 	c.flush()
-	c.begin(&r)
+	c.begin()
 	w := &writing{c: c, r: r}
 	w.left.Store(1)
-	whole := r.payload <= pieceSize
 	for off, end := int64(r.Offset), int64(r.Offset+r.payload); off < end; {
 		n := c.memory.take(min(end-off, pieceSize))
 		buffer := c.server.buffers.get(int(n))
@@ -352,46 +352,46 @@ func (c *conn) bigWrite(r request) error {
 			return err
 		}
 		c.counters.in.Add(n)
-		w.left.Add(1)
-		at, fua := off, whole && n == end-off && r.has(wire.FlagFUA)
-		whole = fua
-		write := func() {
-			err := c.writePiece(*buffer, at, fua)
-			c.server.buffers.put(buffer)
-			c.memory.give(n)
-			w.end(err)
-		}
-		if c.bulk.quick() && !fua {
-			write()
-		} else {
-			c.working.Go(write)
-		}
+		w.piece(buffer, off)
 		off += n
-	}
-	if r.has(wire.FlagFUA) && !whole {
-		w.r.Flags |= flushAfter
 	}
 	w.end(nil)
 	return nil
 }
 
-// flushAfter marks a write of several pieces that ends with a flush.
-const flushAfter wire.CommandFlags = 1 << 15
+// piece writes what is in buffer, and gives that back.
+func (w *writing) piece(buffer *[]byte, off int64) {
+	c, n := w.c, int64(len(*buffer))
+	fua := w.r.has(wire.FlagFUA)
+	whole := uint64(n) == w.r.payload
+	w.flush = fua && !whole
+	w.left.Add(1)
+	write := func() {
+		err := c.writePiece(*buffer, off, fua && whole)
+		c.server.buffers.put(buffer)
+		c.memory.give(n)
+		w.end(err)
+	}
+	if c.bulk.quick() && !fua {
+		write()
+	} else {
+		c.working.Go(write)
+	}
+}
 
 // end tells of a piece, and replies after the last one.
 func (w *writing) end(err error) {
-	if err != nil {
-		w.mu.Lock()
-		if w.err == nil {
-			w.err = err
-		}
-		w.mu.Unlock()
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = err
 	}
+	err = w.err
+	w.mu.Unlock()
 	if w.left.Add(-1) > 0 {
 		return
 	}
-	if w.err == nil && w.r.has(flushAfter) {
-		w.err = w.c.exp.Device.Flush(w.c.ctx)
+	if err == nil && w.flush {
+		err = w.c.exp.Device.Flush(w.c.ctx)
 	}
-	w.c.finish(&w.r, w.err)
+	w.c.finish(&w.r, err)
 }
