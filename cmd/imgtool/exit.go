@@ -46,7 +46,8 @@ func exitHelp() string {
 		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.meaning)
 	}
 	return b.String() + `compare: 0 the same, 1 they differ, 2 cannot be opened, 3 and 4 cannot be read.
-check: 0 clean, 1 could not be checked, 2 corrupt, 3 some space is wasted, 63 the format has no check.`
+check: 0 clean, 1 could not be checked, 2 corrupt, 3 some space is wasted, 63 the format has no check.
+nbd info, zero and discard that are asked something: 0 yes, 2 no, 1 failed.`
 }
 
 // exitCode returns the code for an error.

@@ -33,9 +33,9 @@ func newNBDInfo(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "info [flags] URI | [ PROGRAM ARG... ]",
 		Short: "Show what an NBD server tells of itself and of an export",
-		Long: `Show what an NBD server tells of itself and of an export, in the form of nbdinfo, text and JSON. Of servers with extended headers
-can_block_status_payload is shown as well. content is what our own formats, partition tables and file systems are recognised as, and
-not what the program file says; --no-content reads nothing of the export.
+		Long: `Show what an NBD server tells of itself and of an export, in the form of nbdinfo, text and JSON. What Debian's nbdinfo does not know is
+told besides: extended packets and can_block_status_payload, in JSON always, in text where the server has them. content is the image format, partition
+table or file system that the export holds, as we name it, and not what the program file says; --no-content reads nothing of the export.
 
 --is and --can print nothing. They know read-only, rotational, tls; cache, connect, df, fast-zero, flush, fua, multi-conn, read, trim, write, zero,
 structured-reply, extended-headers and block-status-payload. --isnt and --cannot ask the opposite.
