@@ -16,17 +16,19 @@ type metaContext struct {
 	from block.Map
 	// flags returns the status of an extent.
 	flags func(block.Extent) uint32
+	// mix returns the status that holds for a whole of which two parts have a and b.
+	mix func(a, b uint32) uint32
 }
 
 // available returns the contexts of an export.
 func (e *export) available() []metaContext {
-	all := []metaContext{{name: wire.BaseAllocation, flags: allocation}}
+	all := []metaContext{{name: wire.BaseAllocation, flags: allocation, mix: both}}
 	if e.Depth {
-		all = append(all, metaContext{name: wire.AllocationDepth, flags: depth})
+		all = append(all, metaContext{name: wire.AllocationDepth, flags: depth, mix: larger})
 	}
 	for _, b := range e.Bitmaps {
 		if name := wire.DirtyBitmap + b; validString([]byte(name)) {
-			all = append(all, metaContext{name: name, from: block.Map{Bitmap: b}, flags: dirty})
+			all = append(all, metaContext{name: name, from: block.Map{Bitmap: b}, flags: dirty, mix: larger})
 		}
 	}
 	for i := range all {
@@ -62,6 +64,9 @@ func dirty(e block.Extent) uint32 {
 	}
 	return 0
 }
+
+func both(a, b uint32) uint32   { return a & b }
+func larger(a, b uint32) uint32 { return max(a, b) }
 
 // matches reports whether a query finds a context. In a list, a name that ends after a colon finds all that begin so.
 func matches(query, name string, list bool) bool {

@@ -61,7 +61,7 @@ func (c *conn) status(r *request, contexts []metaContext) {
 	}
 	for i, m := range contexts {
 		held := c.memory.take(reserve)
-		runs, err := c.runs(r, m)
+		list, err := c.describe(r, m)
 		if err != nil {
 			c.memory.give(held)
 			c.finish(r, err)
@@ -73,7 +73,7 @@ func (c *conn) status(r *request, contexts []metaContext) {
 			done = wire.ChunkDone
 			c.count(r, nil)
 		}
-		f := c.statusFrame(r, m, runs, done)
+		f := c.statusFrame(r, m, list, done)
 		f.held, f.last = held, last
 		c.out.send(f)
 	}
@@ -85,52 +85,91 @@ type descriptor struct {
 	flags  uint32
 }
 
-// runs returns what a range consists of in a context, or the beginning of that, with neighbours that are alike as one.
-func (c *conn) runs(r *request, m metaContext) ([]descriptor, error) {
+// describe returns what a range consists of in a context, or the beginning of that, with neighbours that are alike as one.
+func (c *conn) describe(r *request, m metaContext) ([]descriptor, error) {
 	off, end := int64(r.Offset), int64(r.Offset+r.Length)
-	var runs []descriptor
+	runs := runs{most: maxDescriptors, unit: 1, mix: m.mix}
+	if c.exp.strict {
+		runs.unit = int64(c.exp.minBlock)
+	}
+	if r.has(wire.FlagReqOne) {
+		runs.most = 1
+	}
 	var extents []block.Extent
 	for visited := 0; off < end && visited < maxVisited; visited += len(extents) {
 		var err error
 		extents, err = c.exp.Device.Extents(c.ctx, m.from, off, end-off, extents[:0])
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
-			return append(runs, descriptor{length: end - off}), nil // nothing is known
+			runs.add(descriptor{length: end - off}) // nothing is known
+			return runs.list, nil
 		case err != nil:
 			return nil, err
 		case len(extents) == 0:
-			return runs, refuse(wire.EIO, "the device does not tell what is at byte %d", off)
+			return nil, refuse(wire.EIO, "the device does not tell what is at byte %d", off)
 		}
 		for _, e := range extents {
-			flags := m.flags(e)
-			switch last := len(runs) - 1; {
-			case last >= 0 && runs[last].flags == flags:
-				runs[last].length += e.Len
-			case len(runs) == maxDescriptors, len(runs) == 1 && r.has(wire.FlagReqOne):
-				return runs, nil
-			default:
-				runs = append(runs, descriptor{e.Len, flags})
+			if off = e.End(); !runs.add(descriptor{e.Len, m.flags(e)}) {
+				return runs.list, nil
 			}
-			off = e.End()
 		}
 	}
-	return runs, nil
+	return runs.list, nil
+}
+
+// runs are descriptors in the making. Neighbours that are alike become one, and blocks of which only a part is of one status get one that holds for all.
+type runs struct {
+	list []descriptor
+	most int   // descriptors
+	unit int64 // bytes of a block
+	part descriptor
+	mix  func(a, b uint32) uint32
+}
+
+// add appends a run, and reports whether another one may follow.
+func (r *runs) add(d descriptor) bool {
+	if r.part.length > 0 {
+		k := min(r.unit-r.part.length, d.length)
+		r.part = descriptor{r.part.length + k, r.mix(r.part.flags, d.flags)}
+		if d.length -= k; r.part.length < r.unit {
+			return true
+		}
+		if !r.append(r.part) {
+			return false
+		}
+	}
+	r.part = descriptor{d.length % r.unit, d.flags}
+	d.length -= r.part.length
+	return d.length == 0 || r.append(d)
+}
+
+// append appends whole blocks.
+func (r *runs) append(d descriptor) bool {
+	switch last := len(r.list) - 1; {
+	case last >= 0 && r.list[last].flags == d.flags:
+		r.list[last].length += d.length
+	case len(r.list) == r.most:
+		return false
+	default:
+		r.list = append(r.list, d)
+	}
+	return true
 }
 
 // statusFrame makes a chunk of descriptors.
-func (c *conn) statusFrame(r *request, m metaContext, runs []descriptor, done wire.ChunkFlags) *frame {
+func (c *conn) statusFrame(r *request, m metaContext, list []descriptor, done wire.ChunkFlags) *frame {
 	f := new(frame)
 	var body []byte
 	if c.extended {
-		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatusExt, done, uint64(8+16*len(runs)))
-		body = be.AppendUint32(be.AppendUint32(nil, m.id), uint32(len(runs)))
-		for _, d := range runs {
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatusExt, done, uint64(8+16*len(list)))
+		body = be.AppendUint32(be.AppendUint32(nil, m.id), uint32(len(list)))
+		for _, d := range list {
 			body = be.AppendUint64(be.AppendUint64(body, uint64(d.length)), uint64(d.flags))
 		}
 	} else {
-		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatus, done, uint64(4+8*len(runs)))
+		f.headLen = c.putChunk(f.head[:], r, wire.ChunkBlockStatus, done, uint64(4+8*len(list)))
 		body = be.AppendUint32(nil, m.id)
-		for _, d := range runs {
+		for _, d := range list {
 			body = be.AppendUint32(be.AppendUint32(body, uint32(d.length)), d.flags)
 		}
 	}

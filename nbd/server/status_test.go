@@ -184,3 +184,31 @@ func TestPayloads(t *testing.T) {
 		t.Errorf("READ of 2^45 bytes: %+v", a)
 	}
 }
+
+// TestStatusInBlocks: a client that keeps to the block size gets whole blocks. One that is partly data is data, one that is partly dirty is dirty.
+func TestStatusInBlocks(t *testing.T) {
+	d := mapped{constant{block.NewMemory(8 * 4096), block.Info{MinBlock: 4096, PreferredBlock: 4096}}, map[string][]block.Extent{
+		"": {
+			{Off: 0, Len: 5000, Flags: block.ExtZero}, {Off: 5000, Len: 100, Flags: block.ExtAlloc}, {Off: 5100, Len: 11284, Flags: block.ExtZero},
+			{Off: 16384, Len: 1, Flags: block.ExtZero}, {Off: 16385, Len: 16383, Flags: block.ExtAlloc | block.ExtZero},
+		},
+		"b": {{Off: 0, Len: 20000}, {Off: 20000, Len: 1, Flags: block.ExtDirty}, {Off: 20001, Len: 12767}},
+	}, 0}
+	_, dial := serve(t, server.Config{Open: func(context.Context, server.Client) (*server.Export, error) {
+		return &server.Export{Device: d, Bitmaps: []string{"b"}}, nil
+	}})
+	p := dial().enter("structured", "", wire.BaseAllocation, wire.DirtyBitmap+"b")
+	for _, tt := range []struct {
+		n     uint64
+		flags wire.CommandFlags
+		want  string
+	}{
+		{8 * 4096, 0, "map[1:[[4096 3] [4096 0] [8192 3] [16384 2]] 2:[[16384 0] [4096 1] [12288 0]]]"},
+		{8 * 4096, reqOne, "map[1:[[4096 3]] 2:[[16384 0]]]"},
+	} {
+		a := p.do(wire.Request{Type: wire.CmdBlockStatus, Flags: tt.flags, Length: tt.n})
+		if got := fmt.Sprint(a.status); a.errno != 0 || got != tt.want {
+			t.Errorf("%v\n got %s\nwant %s", a.errno, got, tt.want)
+		}
+	}
+}
