@@ -97,6 +97,9 @@ func (v *nbdConformance) run(ctx context.Context, checks []*conformance.Check) e
 	}
 	defer dialer.Close() // with what code a program ends matters to nobody
 	target := conformance.Target{Dial: dialer.Dial, Export: v.at.export, Destructive: v.destructive, Timeout: v.timeout}
+	if v.at.argv != nil {
+		target.Stop = dialer.Close
+	}
 	if dialer.Secure() {
 		target.Upgrade = dialer.Upgrade
 	}

@@ -64,6 +64,9 @@ type Check struct {
 	try     func(*trial)
 }
 
+// ends reports whether the server is not there any more after the check.
+func (c *Check) ends() bool { return c.needs&needStop != 0 }
+
 // Needs says what the check asks of a server, in a few words each.
 func (c *Check) Needs() []string {
 	var words []string
@@ -88,7 +91,7 @@ type Result struct {
 // Checks returns all checks, in the order in which they are tried.
 func Checks() []*Check {
 	return slices.Concat(greetingChecks, optionChecks, infoChecks, metaChecks, tlsChecks, flagChecks, readChecks, commandChecks, statusChecks,
-		extendedChecks, connectionChecks, writeChecks, zeroChecks, trimChecks)
+		extendedChecks, connectionChecks, writeChecks, zeroChecks, trimChecks, shutdownChecks)
 }
 
 // Select returns the checks whose ID one of the patterns fits, and whose level is at most l. A pattern is a whole ID, an area, or has the
@@ -144,6 +147,7 @@ const (
 	needSecure                       // STARTTLS, and a way to encrypt
 	needPlain                        // a server without STARTTLS
 	needTLSRequired                  // a server that refuses to go on without STARTTLS
+	needStop                         // leave to end the server
 )
 
 const (
@@ -179,4 +183,5 @@ var needs = []struct {
 	{needSecure, "TLS", "the server has no TLS, or no credentials were given"},
 	{needPlain, "no TLS", "the server has TLS"},
 	{needTLSRequired, "TLS required", "the server does not require TLS"},
+	{needStop, "a server that can be ended", "the server was not started for the purpose, so that it is not ended"},
 }

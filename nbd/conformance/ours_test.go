@@ -26,15 +26,18 @@ func listen(t *testing.T, c server.Config) conformance.Target {
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(context.Background(), l) }()
-	t.Cleanup(func() {
+	stop := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
+		return s.Shutdown(ctx)
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 		<-served
 	})
-	return conformance.Target{Export: "disk", Destructive: true, Dial: func(ctx context.Context) (net.Conn, error) {
+	return conformance.Target{Export: "disk", Destructive: true, Stop: stop, Dial: func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
 }

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -128,7 +127,9 @@ func start(t *testing.T, p peer, u setup, a *securetest.Authority) (conformance.
 		cmd.Wait()
 		if b, err := os.ReadFile(filepath.Join(dir, "pid")); err == nil { // of nbd-server, which goes to the background
 			if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-				syscall.Kill(pid, syscall.SIGKILL)
+				if daemon, err := os.FindProcess(pid); err == nil {
+					daemon.Kill()
+				}
 			}
 		}
 		os.RemoveAll(dir)

@@ -24,6 +24,8 @@ type Target struct {
 	Export string
 	// Destructive allows the checks that change the export. The first [Scratch] bytes of it are read before, and written again after.
 	Destructive bool
+	// Stop asks the server to end, and waits until it has; nil where it must go on. It is called at most once, after everything else.
+	Stop func() error
 	// Timeout bounds each connection of a check; 0 is DefaultTimeout.
 	Timeout time.Duration
 }
@@ -71,13 +73,24 @@ func Run(ctx context.Context, target Target, checks []*Check, each func(Result))
 	if err := r.survey(); err != nil {
 		return err
 	}
-	var err error
+	err := r.tryAll(checks, false, each)
+	if err := errors.Join(err, r.restore()); err != nil {
+		return err
+	}
+	return r.tryAll(checks, true, each)
+}
+
+// tryAll executes the checks that end the server, or those that do not.
+func (r *run) tryAll(checks []*Check, ending bool, each func(Result)) error {
 	for _, c := range checks {
-		if err = r.try(c, each); err != nil {
-			break
+		if c.ends() != ending {
+			continue
+		}
+		if err := r.try(c, each); err != nil {
+			return err
 		}
 	}
-	return errors.Join(err, r.restore())
+	return nil
 }
 
 // run is one call of Run.
@@ -165,7 +178,10 @@ func (r *run) try(c *Check, each func(Result)) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
-	detail, ok := r.attempt(alive)
+	detail, ok := "", c.ends()
+	if !ok {
+		detail, ok = r.attempt(alive)
+	}
 	if !ok {
 		result.Outcome = Fail
 		result.Detail = fmt.Sprintf("after it the server does not serve any more: %s; the check: %s", detail, cmp.Or(result.Detail, "passed"))
@@ -203,6 +219,7 @@ func (r *run) lacks(c *Check) string {
 		needFlush: offers(wire.SendFlush), needFUA: offers(wire.SendFUA), needTrim: offers(wire.SendTrim), needZeroes: offers(wire.SendWriteZeroes),
 		needFastZero: offers(wire.SendFastZero), needCache: offers(wire.SendCache), needMultiConn: offers(wire.CanMultiConn), needStatus: f.status,
 		needNames: !f.everyName, needSecure: f.secure, needPlain: f.refusesTLS, needTLSRequired: f.requiresTLS,
+		needStop: r.target.Stop != nil,
 	}
 	for _, n := range needs {
 		if c.needs&n.bit == 0 || met[n.bit] {

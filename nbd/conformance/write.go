@@ -32,13 +32,14 @@ var writeChecks = []*Check{
 	{"write/not-zero", Must, sectionMeta, "what was just written is not called zero", needWrite | needContext | needSize, writeNotZero},
 }
 
-// pattern returns bytes none of which is zero.
+// pattern returns n bytes none of which is zero.
 func (t *trial) pattern(n int, seed byte) []byte {
-	b := make([]byte, n)
+	const period = 65521 // which is no multiple of any block, so that blocks differ
+	b := make([]byte, min(n, period))
 	for i := range b {
 		b[i] = byte(i*7+i>>8)<<1 ^ seed<<3 | 1
 	}
-	return b
+	return bytes.Repeat(b, (n+period-1)/period)[:n]
 }
 
 func writeReadOnly(t *trial) {

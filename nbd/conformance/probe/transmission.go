@@ -387,4 +387,12 @@ func (a *Answer) String() string {
 }
 
 // IsZero reports whether all bytes are zero.
-func IsZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
+func IsZero(b []byte) bool {
+	var zeroes [4096]byte
+	for ; len(b) > len(zeroes); b = b[len(zeroes):] {
+		if !bytes.Equal(b[:len(zeroes)], zeroes[:]) {
+			return false
+		}
+	}
+	return bytes.Equal(b, zeroes[:len(b)])
+}
