@@ -1,9 +1,14 @@
 package conformance_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
+	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -183,6 +188,45 @@ func content(t *testing.T, d block.Device) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// TestNoServer makes sure that what is no server ends the run soon, and that nothing of it is left.
+func TestNoServer(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for name, x := range map[string]struct {
+		serve func(net.Conn)
+		words string // of the error; none where checks fail instead
+	}{
+		"silent":       {func(c net.Conn) { c.Read(make([]byte, 1)) }, "does not answer"},
+		"hangs up":     {func(net.Conn) {}, "closes the connection"},
+		"babbles":      {func(c net.Conn) { c.Write(bytes.Repeat([]byte("SSH-2.0-"), 1000)) }, ""},
+		"echoes":       {func(c net.Conn) { io.Copy(c, c) }, "does not answer"},
+		"only greets":  {func(c net.Conn) { c.Write([]byte("NBDMAGICIHAVEOPT\x00\x03")); io.Copy(io.Discard, c) }, ""},
+		"greets twice": {func(c net.Conn) { c.Write([]byte("NBDMAGICIHAVEOPT\x00\x03NBDMAGICIHAVEOPT\x00\x03")) }, ""},
+	} {
+		target := conformance.Target{Timeout: 100 * time.Millisecond, Dial: func(context.Context) (net.Conn, error) {
+			here, there := net.Pipe()
+			go func() {
+				x.serve(there)
+				there.Close()
+			}()
+			return here, nil
+		}}
+		checks, err := conformance.Select([]string{"handshake", "option", "info"}, conformance.Must)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fails := 0
+		err = conformance.Run(t.Context(), target, checks, func(r conformance.Result) {
+			if r.Outcome == conformance.Fail {
+				fails++
+			}
+		})
+		if x.words != "" && (err == nil || !strings.Contains(err.Error(), x.words)) || x.words == "" && (err != nil || fails < 3) {
+			t.Errorf("%s: %v, and %d checks fail", name, err, fails)
+		}
+	}
+	settle(t, before)
 }
 
 // TestSelect has what patterns mean.

@@ -30,7 +30,7 @@ type Target struct {
 	Timeout time.Duration
 }
 
-// DefaultTimeout is how long one connection of a check may take. What is done around checks may always take as long.
+// DefaultTimeout is how long one connection of a check may take. Saving and restoring, and looking whether the server still serves, may always take as long.
 const DefaultTimeout = 15 * time.Second
 
 // Scratch is how many bytes of an export the destructive checks change at most, from its beginning.
@@ -103,8 +103,15 @@ type run struct {
 }
 
 // attempt executes a function outside of any check.
-func (r *run) attempt(f func(*trial)) (string, bool) {
-	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: Must, limit: max(r.target.timeout(), DefaultTimeout)}
+func (r *run) attempt(f func(*trial)) (string, bool) { return r.within(r.target.timeout(), f) }
+
+// patiently is attempt for what must not fail because a server is busy.
+func (r *run) patiently(f func(*trial)) (string, bool) {
+	return r.within(max(r.target.timeout(), DefaultTimeout), f)
+}
+
+func (r *run) within(limit time.Duration, f func(*trial)) (string, bool) {
+	t := &trial{ctx: r.ctx, target: r.target, facts: &r.facts, level: Must, limit: limit}
 	outcome, detail := t.execute(f)
 	return detail, outcome == Pass
 }
@@ -180,7 +187,7 @@ func (r *run) try(c *Check, each func(Result)) error {
 	}
 	detail, ok := "", c.ends()
 	if !ok {
-		detail, ok = r.attempt(alive)
+		detail, ok = r.patiently(alive)
 	}
 	if !ok {
 		result.Outcome = Fail
@@ -240,7 +247,7 @@ func (r *run) save() error {
 		return nil
 	}
 	saved := make([]byte, min(f.size, Scratch))
-	detail, ok := r.attempt(func(t *trial) { t.load(saved) })
+	detail, ok := r.patiently(func(t *trial) { t.load(saved) })
 	if !ok {
 		return fmt.Errorf("the export's content cannot be saved before it is changed: %s", detail)
 	}
@@ -272,7 +279,7 @@ func (r *run) restore() error {
 	outer := r.ctx
 	r.ctx = context.WithoutCancel(outer) // who interrupts wants the content back all the same
 	defer func() { r.ctx = outer }()
-	detail, ok := r.attempt(func(t *trial) {
+	detail, ok := r.patiently(func(t *trial) {
 		now := make([]byte, len(r.saved))
 		t.load(now)
 		c := t.open(probe.Simple)
