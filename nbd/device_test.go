@@ -119,6 +119,9 @@ func dial(t testing.TB, uri string, o nbd.Options) *nbd.Device {
 // leaks fails the test where goroutines or descriptors are left behind when it ends.
 func leaks(t testing.TB) {
 	t.Helper()
+	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "first")); err == nil {
+		l.Close() // the runtime has its own descriptors, and opens them late
+	}
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	t.Cleanup(func() {
 		for range 300 {
@@ -126,6 +129,11 @@ func leaks(t testing.TB) {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)
+		}
+		all, _ := os.ReadDir("/proc/self/fd")
+		for _, f := range all {
+			link, _ := os.Readlink("/proc/self/fd/" + f.Name())
+			t.Logf("file %s is %s", f.Name(), link)
 		}
 		buf := make([]byte, 1<<16)
 		t.Errorf("%d goroutines, %d before; %d files, %d before\n%s", runtime.NumGoroutine(), goroutines, openFiles(), files, buf[:runtime.Stack(buf, true)])

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ const (
 	attemptTimeout = 20 * time.Second // for one attempt to connect again
 	firstPause     = 500 * time.Millisecond
 	longestPause   = 10 * time.Second
+	refusedPauses  = 20 // first pauses until a server that refused one more connection is asked again
 )
 
 // link is one of the connections of an export: a *client.Conn, or none while it is lost or not yet made. export.mu guards it.
@@ -52,6 +54,7 @@ type links struct {
 	all    []*link
 	limit  int // links at most
 	adding bool
+	again  time.Time // when the server is asked for one more, after it has refused
 }
 
 // take returns the connection for a call, and makes one where there is none. The caller gives the link back.
@@ -100,7 +103,7 @@ func (s *links) choose() *link {
 	if best == nil {
 		return nil
 	}
-	if best.busy >= perConnection && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil {
+	if best.busy >= perConnection && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil && !time.Now().Before(s.again) {
 		s.adding = true
 		s.work.Go(s.addInBackground)
 	}
@@ -146,7 +149,7 @@ func (s *links) put(conn *client.Conn) *link {
 	return l
 }
 
-// addInBackground adds a connection beside those that there are. A server that gives no more is not asked again.
+// addInBackground adds a connection beside those that there are. A server that gives no more, or not now, is left alone for a while.
 func (s *links) addInBackground() {
 	ctx, cancel := context.WithTimeout(s.ctx, attemptTimeout)
 	defer cancel()
@@ -154,14 +157,15 @@ func (s *links) addInBackground() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.adding = false
-	alive := slices.ContainsFunc(s.all, func(l *link) bool { return l.conn.Err() == nil })
 	switch {
-	case err != nil && alive && s.ctx.Err() == nil:
-		s.limit = len(s.all)
-		s.log.Info("the server gives no more connections", "connections", s.limit, "error", err)
-	case err == nil && len(s.all) < s.limit:
+	case err != nil:
+		s.again = time.Now().Add(refusedPauses * s.pause)
+		if s.ctx.Err() == nil {
+			s.log.Info("the server gives no other connection", "connections", len(s.all), "error", err)
+		}
+	case len(s.all) < s.limit:
 		s.put(conn).busy--
-	case err == nil: // calls have made connections meanwhile, in place of lost ones
+	default: // calls have made connections meanwhile, in place of lost ones
 		s.work.Go(func() { conn.Disconnect(s.ctx) })
 	}
 }
@@ -208,9 +212,13 @@ func (s *links) do(ctx context.Context, choose func(context.Context) (*link, err
 			s.log.Info("connecting again", "attempt", attempt+1, "after", pause, "error", err)
 			select {
 			case <-time.After(pause):
+			case <-s.ctx.Done():
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		}
+		if s.ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", os.ErrClosed, err)
 		}
 		pause = min(max(2*pause, s.pause), longestPause)
 	}

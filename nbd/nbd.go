@@ -69,6 +69,12 @@ func DialURI(ctx context.Context, u URI, o Options) (*Device, error) {
 	return open(ctx, d, o)
 }
 
+// Close implements block.Device. It waits for calls in flight, but not for a server that is not there.
+func (d *Device) Close() error {
+	d.export.links.cancel()
+	return d.Device.Close()
+}
+
 // Export returns what the server has told of the export.
 func (d *Device) Export() client.ExportInfo { return d.export.info }
 

@@ -43,7 +43,9 @@ func TestReadOnlyPeers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			size := int64(1 << 16)
-			uri := func(t *testing.T) string { return nbdkit(t, append(args[:len(args):len(args)], fmt.Sprint("size=", size))...) }
+			uri := func(t *testing.T) string {
+				return nbdkit(t, append(args[:len(args):len(args)], fmt.Sprint("size=", size))...)
+			}
 			blocktest.Run(t, blocktest.Config{Size: size, Ops: 20, ReadOnly: true, Content: positions{}, New: func(t *testing.T) block.Device {
 				return dial(t, uri(t), nbd.Options{ReadOnly: true})
 			}})

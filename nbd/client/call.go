@@ -90,7 +90,7 @@ func (c *Conn) run(ctx context.Context, k *call) error {
 // leave gives a call up, and returns when nothing uses the caller's memory any more. It reports false where the result is there already.
 func (c *Conn) leave(k *call) bool {
 	c.mu.Lock()
-	if k.finished && !k.sending && c.filling != k {
+	if k.finished && c.calls[k.request.Cookie] != k {
 		c.mu.Unlock()
 		<-k.signal
 		return false
@@ -122,19 +122,14 @@ func (c *Conn) leave(k *call) bool {
 	return true
 }
 
-// finish gives a call its result.
+// finish gives the current call its result.
 func (c *Conn) finish(k *call, err error) {
 	c.mu.Lock()
-	c.finishLocked(k, err)
-	c.mu.Unlock()
-}
-
-// finishLocked is finish for a caller that holds mu.
-func (c *Conn) finishLocked(k *call, err error) {
+	defer c.mu.Unlock()
 	if !k.finished {
 		k.finished, k.err = true, err
 	}
-	c.settle(k)
+	c.letGo()
 }
 
 // settle looks what can be said of a call after something has changed, with mu held: that the caller's memory is his own again, that the result is there.
@@ -149,7 +144,7 @@ func (c *Conn) settle(k *call) {
 			k.released = nil
 		}
 	}
-	if !k.finished || c.calls[k.request.Cookie] != k {
+	if !k.finished || c.current == k || c.calls[k.request.Cookie] != k {
 		return
 	}
 	delete(c.calls, k.request.Cookie)
@@ -172,7 +167,10 @@ func (c *Conn) fail(cause error) {
 	c.out.queue = nil
 	err := c.dead()
 	for _, k := range c.calls {
-		c.finishLocked(k, err) // what the sender or the receiver still uses, it settles itself
+		if !k.finished {
+			k.finished, k.err = true, err
+		}
+		c.settle(k) // what the sender or the receiver still uses, it settles itself
 	}
 	c.mu.Unlock()
 	c.conn.Close() // over an encrypted connection this may take a moment

@@ -48,7 +48,8 @@ type Conn struct {
 	cause   error            // why the connection has ended
 	calls   map[uint64]*call // that wait for their reply, by cookie
 	cookie  uint64           // the last one given
-	filling *call            // into whose buffer the receiver reads just now
+	current *call            // of whose reply the receiver reads a part just now; it alone writes this
+	filling *call            // into whose buffer it does
 	left    int              // calls that were given up before their reply came
 	leaving bool             // Disconnect waits for the calls
 	idle    chan struct{}    // closed when leaving and no calls are left

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"time"
@@ -17,7 +18,13 @@ const (
 // receive reads replies until the connection ends.
 func (c *Conn) receive() {
 	for {
-		if err := c.receiveOne(); err != nil {
+		err := c.receiveOne()
+		if c.current != nil {
+			c.mu.Lock()
+			c.letGo()
+			c.mu.Unlock()
+		}
+		if err != nil {
 			c.fail(err)
 			return
 		}
@@ -52,7 +59,14 @@ func (c *Conn) receiveOne() error {
 	}
 }
 
-// lookup returns the call that a reply is for.
+// letGo says, with mu held, that the receiver has no more to do with the current call.
+func (c *Conn) letGo() {
+	k := c.current
+	c.current = nil
+	c.settle(k)
+}
+
+// lookup returns the call that a reply is for, and makes it the current one: until letGo it is nobody else's, even if the connection ends.
 func (c *Conn) lookup(cookie uint64) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,6 +74,7 @@ func (c *Conn) lookup(cookie uint64) (*call, error) {
 	if k == nil || k.finished {
 		return nil, broken("reply", "it is for the cookie %#x, of which no request is in flight", cookie)
 	}
+	c.current = k
 	return k, nil
 }
 
@@ -238,7 +253,7 @@ func (c *Conn) receiveError(k *call, h wire.Chunk) error {
 			return broken(name, "the offset of an error has %d bytes", len(b))
 		}
 		at := be.Uint64(b)
-		if at < k.request.Offset || at-k.request.Offset >= max(k.request.Length, 1) {
+		if at < k.request.Offset || at-k.request.Offset >= max(cmp.Or(k.about, k.request.Length), 1) {
 			return broken(name, "an error at byte %d, outside the request", at)
 		}
 		e.Offset = int64(at)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math"
 	"net"
 	"os"
 	"runtime"
@@ -19,7 +18,7 @@ import (
 const (
 	batchBytes    = 64 << 10 // of headers and copied payloads that are gathered for one write
 	batchCalls    = 64       // whose requests are gathered
-	copyPlain     = 8 << 10  // bytes up to which a payload is copied rather than pointed to, over a plain connection
+	smallPayload  = 8 << 10  // bytes up to which a payload is gathered with the headers rather than pointed to
 	batchesAtOnce = 4        // batches that one caller sends, of which all but the first are others'
 	keptBuffer    = 1 << 20  // bytes of a buffer that is kept from batch to batch
 )
@@ -37,13 +36,14 @@ type sender struct {
 	broken bool // the write deadline was set, to make the sender let go of somebody's payload
 
 	// Of who has the role.
-	batch []*call  // whose payloads are in vecs
-	buf   []byte   // headers and small payloads
-	vecs  [][]byte // what is left to send: parts of buf, and payloads
-	space [][]byte // where vecs begins
-	wrote int
-	werr  error
-	try   func(fd uintptr) bool
+	batch  []*call  // whose payloads are in vecs
+	buf    []byte   // headers and small payloads
+	vecs   [][]byte // what is left to send: parts of buf, and payloads
+	space  [][]byte // where vecs begins
+	copied []byte   // what vecs holds after copyBatch
+	wrote  int
+	werr   error
+	try    func(fd uintptr) bool
 }
 
 // start makes the sender ready for transmission over conn.
@@ -169,19 +169,34 @@ func (c *Conn) sendWaiting() {
 
 // writeBatch writes what is left of the batch.
 func (c *Conn) writeBatch() error {
+	if c.out.raw == nil {
+		c.copyBatch()
+	}
 	for {
 		err := c.writeVecs()
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		// Somebody wants his payload back: the rest is sent from a copy.
-		for i, v := range c.out.vecs {
-			c.out.vecs[i] = slices.Clone(v)
-		}
-		c.mu.Lock()
-		c.release()
-		c.mu.Unlock()
+		c.copyBatch()
 	}
+}
+
+// copyBatch copies what is left of the batch, and gives the payloads back to their owners.
+func (c *Conn) copyBatch() {
+	s := &c.out
+	rest := s.copied[:0]
+	if cap(rest) > keptBuffer {
+		rest = nil
+	}
+	for _, v := range s.vecs {
+		rest = append(rest, v...)
+	}
+	s.copied = rest
+	s.space = append(s.space[:0], rest)
+	s.vecs = s.space
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.release()
 }
 
 // writeVecs writes the vectors, and cuts off what was written.
@@ -227,15 +242,11 @@ func (c *Conn) release() {
 // nextBatch takes requests off the queue and makes vectors of them. It reports false, and gives the role up, where there are none.
 func (c *Conn) nextBatch() bool {
 	s := &c.out
-	limit := copyPlain
-	if s.raw == nil {
-		limit = math.MaxInt
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.buf, s.space = s.buf[:0], s.space[:0]
-	if cap(s.buf) == 0 || cap(s.buf) > keptBuffer {
-		s.buf = make([]byte, 0, batchBytes+copyPlain+wire.ExtendedRequestSize)
+	if cap(s.buf) == 0 {
+		s.buf = make([]byte, 0, batchBytes+smallPayload+wire.ExtendedRequestSize)
 	}
 	n := 0
 	from := 0 // where the part of buf begins that is not yet in vecs
@@ -243,7 +254,7 @@ func (c *Conn) nextBatch() bool {
 		k := s.queue[n]
 		n++
 		s.buf = c.appendRequest(s.buf, k)
-		if len(k.payload) <= limit {
+		if len(k.payload) <= smallPayload {
 			s.buf = append(s.buf, k.payload...)
 			continue
 		}
