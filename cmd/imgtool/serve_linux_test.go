@@ -57,6 +57,7 @@ func TestServeDescriptors(t *testing.T) {
 func TestServeRunKilled(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	cmd := exec.Command("imgtool", "serve", "null:1M", "--run", `echo $$ >"`+pidFile+`.new"; mv "`+pidFile+`.new" "`+pidFile+`"; exec sleep 1000`)
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // where it leaves its socket behind
 	check(t, cmd.Start())
 	var pid int
 	for pid == 0 {
