@@ -78,7 +78,7 @@ func TestNBDDump(t *testing.T) {
 	peers.Need(t, "nbddump")
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(5, 6))
-	for _, size := range []int{0, 1, 15, 16, 17, 31, 32, 33, 48, 512, 5000, 1 << 20} {
+	for _, size := range []int{0, 1, 16, 17, 32, 48, 5000, 1 << 20} {
 		data := make([]byte, size)
 		for off := 0; off < size; off += 1 + r.IntN(300) {
 			for i := off; i < min(size, off+64); i++ {
@@ -89,7 +89,7 @@ func TestNBDDump(t *testing.T) {
 		if err := os.WriteFile(path, data, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		for _, args := range [][]string{nil, {"-n", "96"}, {"-n", "4096"}} {
+		for _, args := range [][]string{nil, {"-n", "96"}} {
 			theirs := peers.Run(t, "nbdkit", "-U", "-", "-r", "file", path, "--run", "nbddump "+strings.Join(args, " ")+` "$uri"`)
 			if ours := output(t, append(append([]string{"dump", "-f", "raw"}, args...), path)...); !bytes.Equal(ours, theirs) {
 				t.Errorf("%d bytes, %v:\n%s\nnbddump:\n%s", size, args, ours, theirs)
