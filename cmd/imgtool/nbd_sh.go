@@ -147,6 +147,10 @@ func (v *nbdSh) lines() func(prompt string) (string, error) {
 		}
 		defer term.Restore(fd, before)
 		t.SetPrompt(prompt)
-		return t.ReadLine()
+		line, err := t.ReadLine()
+		if errors.Is(err, io.EOF) {
+			_, _ = t.Write([]byte("\n")) // what follows begins a line
+		}
+		return line, err
 	}
 }
