@@ -16,7 +16,7 @@ const firstWorkers = 8
 
 // isSlow reports whether a task of n bytes that took so long has waited for something far away.
 func isSlow(n int64, took time.Duration) bool {
-	return took > time.Millisecond+time.Duration(n)*4*time.Millisecond/farRequest
+	return took > 2*time.Millisecond+time.Duration(n)*8*time.Millisecond/farRequest
 }
 
 // each has workers deal with all tasks, none longer than request where it has data, and stops at the first error. It begins with some of the
