@@ -493,3 +493,34 @@ func TestManyWrites(t *testing.T) {
 		wait.Wait()
 	}
 }
+
+// TestClosedUnderReplies closes the connection while replies stream in, and calls that come back are used for others: on another connection.
+func TestClosedUnderReplies(t *testing.T) {
+	leaks(t)
+	for round := range uint64(30) {
+		n := agreed(t, serve(t, false, func(f *fake) { disk(f, round) }), structured, client.Config{})
+		var wait sync.WaitGroup
+		for g := range 8 {
+			wait.Go(func() {
+				p := make([]byte, 5000)
+				for i := 0; ; i++ {
+					off := (g*7919 + i*31) % (fakeSize - len(p))
+					err := n.Read(t.Context(), p, int64(off), 0)
+					if err == nil && !bytes.Equal(p, patterned(uint64(off), len(p))) {
+						t.Errorf("the bytes at %d are others", off)
+					}
+					clear(p)
+					if err != nil {
+						if !errors.Is(err, client.ErrDisconnected) {
+							t.Errorf("the error is %v", err)
+						}
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(time.Duration(round%5) * time.Millisecond)
+		n.Close()
+		wait.Wait()
+	}
+}
