@@ -149,7 +149,7 @@ func (v *nbdSh) lines() func(prompt string) (string, error) {
 		t.SetPrompt(prompt)
 		line, err := t.ReadLine()
 		if errors.Is(err, io.EOF) {
-			_, _ = t.Write([]byte("\n")) // what follows begins a line
+			_, _ = v.stdout.WriteString("\r\n") // what follows begins a line
 		}
 		return line, err
 	}
