@@ -190,7 +190,8 @@ func infoWrongLengths(t *trial) {
 
 func infoNameTooLong(t *trial) {
 	c := t.haggle()
-	t.refused(c, wire.OptInfo, infoRequest(strings.Repeat("x", wire.MaxString+1)), wire.RepErrInvalid, wire.RepErrTooBig, wire.RepErrUnknown, wire.RepErrPolicy)
+	t.refused(c, wire.OptInfo, infoRequest(strings.Repeat("x", wire.MaxString+1)),
+		wire.RepErrInvalid, wire.RepErrTooBig, wire.RepErrUnknown, wire.RepErrPolicy)
 	t.answering(c)
 }
 

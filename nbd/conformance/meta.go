@@ -239,7 +239,8 @@ func metaWrongLengths(t *trial) {
 	}
 	t.where = "a query of 5000 bytes"
 	c := t.structured()
-	t.refused(c, wire.OptListMetaContext, metaRequest(t.target.Export, "base:"+strings.Repeat("x", 5000)), wire.RepErrInvalid, wire.RepErrTooBig, wire.RepAck)
+	t.refused(c, wire.OptListMetaContext, metaRequest(t.target.Export, "base:"+strings.Repeat("x", 5000)),
+		wire.RepErrInvalid, wire.RepErrTooBig, wire.RepAck)
 	t.answering(c)
 }
 

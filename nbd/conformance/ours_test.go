@@ -85,9 +85,13 @@ func lists(context.Context, server.Client) ([]server.Listing, error) {
 
 // never lists the checks that have nothing to try at this server, whatever its configuration.
 var never = []string{
-	"handshake/unoffered-client-flag",                                                                                                                   // it offers all there are
-	"write/fua-unoffered", "zero/fua-unoffered", "trim/fua-unoffered", "zero/unoffered", "zero/fast-unoffered", "trim/unoffered", "zero/fast-unchanged", // as above
-	"status-payload/unoffered", "write/oversize",
+	// It offers all there are.
+	"handshake/unoffered-client-flag", "write/fua-unoffered", "zero/fua-unoffered", "trim/fua-unoffered", "zero/unoffered", "zero/fast-unoffered",
+	"trim/unoffered", "status-payload/unoffered",
+	// On this disk it is fast.
+	"zero/fast-unchanged",
+	// It takes 32 MiB.
+	"write/oversize",
 }
 
 // TestOurs makes sure that the server of this module keeps every rule, quality included, and that every check has been tried.

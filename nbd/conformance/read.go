@@ -112,8 +112,8 @@ func readInRange(t *trial) {
 	b := t.facts.block()
 	t.inModes(func(c *probe.Conn) {
 		end := c.Size / b * b
-		for _, r := range []wire.Request{over(wire.CmdRead, 0, b), over(wire.CmdRead, end-b, b), over(wire.CmdRead, end/2/b*b, b), over(wire.CmdRead, b, smallExport-b)} {
-			t.done(c, r, nil)
+		for _, r := range [][2]uint64{{0, b}, {end - b, b}, {end / 2 / b * b, b}, {b, smallExport - b}} {
+			t.done(c, over(wire.CmdRead, r[0], r[1]), nil)
 		}
 	})
 }
@@ -134,7 +134,8 @@ func readSame(t *trial) {
 func readBytes(t *trial) {
 	t.inModes(func(c *probe.Conn) {
 		whole := t.done(c, over(wire.CmdRead, 0, 8192), nil).Data
-		for _, r := range []wire.Request{over(wire.CmdRead, 1, 1), over(wire.CmdRead, 511, 2), over(wire.CmdRead, 4095, 1026), over(wire.CmdRead, 3, 8000)} {
+		for _, x := range [][2]uint64{{1, 1}, {511, 2}, {4095, 1026}, {3, 8000}} {
+			r := over(wire.CmdRead, x[0], x[1])
 			a, err := c.Do(r, nil)
 			t.check(err, describeRequest(r))
 			if a.Errno != wire.OK || !bytes.Equal(a.Data, whole[r.Offset:r.Offset+r.Length]) {

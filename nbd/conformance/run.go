@@ -30,7 +30,8 @@ type Target struct {
 	Timeout time.Duration
 }
 
-// DefaultTimeout is how long one connection of a check may take. Saving and restoring, and looking whether the server still serves, may always take as long.
+// DefaultTimeout is how long one connection of a check may take. Saving and restoring, and looking whether the server still serves, may always take
+// as long.
 const DefaultTimeout = 15 * time.Second
 
 // Scratch is how many bytes of an export the destructive checks change at most, from its beginning.

@@ -188,8 +188,8 @@ func statusPastEnd(t *trial) {
 	b := t.facts.block()
 	t.inStatusModes(func(c *probe.Conn) {
 		end := c.Size / b * b
-		for _, r := range []wire.Request{over(wire.CmdBlockStatus, end-b, 3*b), over(wire.CmdBlockStatus, end+b, b), over(wire.CmdBlockStatus, 1<<63, b), over(wire.CmdBlockStatus, -b, 4*b)} {
-			t.denied(c, r, nil, wire.EINVAL)
+		for _, x := range [][2]uint64{{end - b, 3 * b}, {end + b, b}, {1 << 63, b}, {-b, 4 * b}} {
+			t.denied(c, over(wire.CmdBlockStatus, x[0], x[1]), nil, wire.EINVAL)
 		}
 	})
 }
