@@ -6,8 +6,11 @@
 // How a source is read is changed by what stands in front of it: [Limit] bounds the rate, and [Salvage] goes on where data cannot be read.
 // Both serve drivers that plan their output from a source as well.
 //
-// The engine is driven by extents: what a source knows to be zero is never read, and what a new target has as zero already is never
+// The engine is driven by extents: what a source knows to be zero is not read, and what a new target has as zero already is never
 // written. The rest is cut into requests, which workers read, look through for zeros, and write.
+//
+// A device may say how many calls it takes to keep it busy (block.Info.InFlight), because each waits for something far away. As many are in
+// flight then, extents are asked for ahead, short holes are read with the data around them, and holes that a target has already are left.
 //
 // All functions stop soon after the context ends, leave no goroutine behind, and name the byte offset in their errors.
 // They neither flush nor close what they are given.
