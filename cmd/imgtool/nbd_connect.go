@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -244,11 +245,15 @@ func (v *connecting) announce(ctx context.Context, info connectInfo) (remove fun
 	return remove, err
 }
 
-// disconnect has the kernel write what it has not written yet, and takes the disk away.
+// disconnect has the kernel write what it has not written yet, and takes the disk away, whether or not that went well.
 func disconnect(index int) error {
-	f, err := os.Open(kernel.Path(index))
-	if err == nil {
-		err = errors.Join(f.Sync(), f.Close())
+	var err error
+	ro, _ := os.ReadFile(fmt.Sprintf("/sys/block/nbd%d/ro", index)) // 1 where there is nothing to write
+	if strings.TrimSpace(string(ro)) != "1" {
+		var f *os.File
+		if f, err = os.Open(kernel.Path(index)); err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
 	}
 	return errors.Join(err, kernel.Disconnect(index))
 }
