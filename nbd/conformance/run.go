@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/imgtool/imgtool/nbd/conformance/probe"
@@ -72,6 +73,9 @@ func (f *facts) small() uint64 { return min(f.size, max(4096, f.block())) }
 func Run(ctx context.Context, target Target, checks []*Check, each func(Result)) error {
 	r := &run{ctx: ctx, target: &target}
 	if err := r.survey(); err != nil {
+		return err
+	}
+	if err := r.save(checks); err != nil {
 		return err
 	}
 	err := r.tryAll(checks, false, each)
@@ -165,7 +169,7 @@ func (r *run) survey() error {
 		t.setContexts(c, wire.BaseAllocation)
 		f.status = t.enter(c).flags&wire.BlockStatusPayload != 0
 	})
-	return r.save()
+	return nil
 }
 
 // unknownExport is a name that no server should know.
@@ -242,12 +246,16 @@ func (r *run) lacks(c *Check) string {
 }
 
 // save reads what destructive checks will change.
-func (r *run) save() error {
+func (r *run) save(checks []*Check) error {
 	f := &r.facts
-	if !r.target.Destructive || f.flags&wire.ReadOnly != 0 {
+	if !r.target.Destructive || !f.opened || f.flags&wire.ReadOnly != 0 {
 		return nil
 	}
-	saved := make([]byte, min(f.size, Scratch))
+	scratch := uint64(smallExport)
+	if slices.ContainsFunc(checks, func(c *Check) bool { return c.needs&(needLarge|needWrite) == needLarge|needWrite }) {
+		scratch = Scratch
+	}
+	saved := make([]byte, min(f.size, scratch))
 	detail, ok := r.patiently(func(t *trial) { t.load(saved) })
 	if !ok {
 		return fmt.Errorf("the export's content cannot be saved before it is changed: %s", detail)
