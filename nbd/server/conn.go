@@ -77,8 +77,11 @@ func (c *conn) serve() error {
 	if err == nil {
 		err = c.transmit()
 	}
-	if err != nil {
+	if errors.Is(err, errLeft) {
+		err = nil // and the connection closes as TLS wants it, after the export
+	} else {
 		c.cancel(err)
+		err = context.Cause(c.ctx) // the first reason
 	}
 	c.working.Wait()
 	idle()
@@ -86,15 +89,9 @@ func (c *conn) serve() error {
 	if c.exp != nil {
 		err = errors.Join(err, c.exp.close())
 	}
-	if cause := context.Cause(c.ctx); err != nil && cause != nil {
-		err = cause
-	}
 	c.cancel(nil)
 	c.nc.Close()
 	c.in.release()
-	if errors.Is(err, errLeft) {
-		return nil
-	}
 	return err
 }
 
