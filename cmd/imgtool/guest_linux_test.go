@@ -127,7 +127,7 @@ func (g *guest) clone() *guest {
 	return &c
 }
 
-// boot runs a script in the guest, step by step; the first command that fails ends it.
+// boot runs a script in the guest, step by step; the first command that fails ends it, but for those behind a !.
 func (g *guest) boot(t *testing.T, script string) {
 	t.Helper()
 	var init strings.Builder

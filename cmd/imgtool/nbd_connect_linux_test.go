@@ -14,6 +14,7 @@ const guestServe = `
 	uri='nbd+unix:///?socket=/tmp/s'
 	dd if=/dev/urandom of=data bs=1M count=4 2>/dev/null
 	sum() { sha256sum "$@" | cut -c 1-64; }
+	fails() { if "$@"; then echo "it did not fail: $*"; exit 1; fi; }
 `
 
 // TestGuest tries what needs a kernel with NBD devices and vsock.
@@ -33,17 +34,17 @@ func guestConnect(t *testing.T, g *guest) {
 	# The connections are the kernel's, and the program has ended.
 	dev=$(imgtool nbd connect "$uri")
 	[ $(cat /sys/block/${dev#/dev/}/size) = 131072 ]
-	! imgtool nbd connect "$uri" $dev
+	fails imgtool nbd connect "$uri" $dev
 	mke2fs.real -q -t ext4 $dev
 	mount -t ext4 $dev /mnt
-	! imgtool nbd disconnect $dev
+	fails imgtool nbd disconnect $dev
 	cp data /mnt/data; mkdir /mnt/dir; for i in 1 2 3 4 5 6; do cp data /mnt/dir/$i & done; wait; rm /mnt/dir/[1-3]
 	fstrim /mnt
 	umount /mnt
 	e2fsck.real -fn $dev
 	before=$(sum $dev)
 	imgtool nbd disconnect $dev
-	! imgtool nbd disconnect $dev
+	fails imgtool nbd disconnect $dev
 	[ $(cat /sys/block/${dev#/dev/}/size) = 0 ]
 
 	# Read-only, in large blocks, by TCP.
@@ -51,8 +52,16 @@ func guestConnect(t *testing.T, g *guest) {
 	[ $(cat /sys/block/nbd5/queue/logical_block_size) = 4096 ]
 	[ $(cat /sys/block/nbd5/ro) = 1 ]
 	[ $(sum /dev/nbd5) = $before ]
-	! dd if=data of=/dev/nbd5 bs=4k count=1
+	fails dd if=data of=/dev/nbd5 bs=4k count=1
 	imgtool nbd disconnect /dev/nbd5
+
+	# A server that dies is an error, not a wait.
+	imgtool serve --fork -r -U /tmp/s2 --pid-file pid2 null:4M
+	imgtool nbd connect 'nbd+unix:///?socket=/tmp/s2' /dev/nbd6
+	dd if=/dev/nbd6 of=/dev/null bs=4k count=1
+	kill -KILL $(cat pid2)
+	fails dd if=/dev/nbd6 of=/dev/null bs=1M skip=2
+	imgtool nbd disconnect /dev/nbd6
 	kill $(cat pid); while [ -e pid ]; do sleep 0.1; done
 	imgtool check disk.qcow2
 
