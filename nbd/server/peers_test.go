@@ -213,7 +213,7 @@ func TestFio(t *testing.T) {
 		{"--rw=write", "--bs=1m", "--iodepth=4", "--numjobs=1"},
 	} {
 		peers.Run(t, "fio", append(args, "--name=x", "--ioengine=nbd", "--uri="+uri, "--size=16m", "--verify=crc32c", "--do_verify=1", "--thread",
-			"--verify_fatal=1")...)
+			"--verify_fatal=1", "--verify_state_save=0")...)
 	}
 }
 
