@@ -144,6 +144,9 @@ func (h *clientHandshake) retry(reply *serverHello, message []byte) error {
 	if reply.share == nil && reply.cookie == nil {
 		return wrong(IllegalParameter, "the server asks for another ClientHello without a change")
 	}
+	if len(reply.cookie) > maxCookie {
+		return wrong(IllegalParameter, "the server asks for the return of a cookie of %d bytes; %d are the most", len(reply.cookie), maxCookie)
+	}
 	if reply.share != nil {
 		id := reply.share.group
 		g, ok := h.group(id)

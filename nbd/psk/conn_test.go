@@ -2,6 +2,7 @@ package psk
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"errors"
 	"io"
 	"math"
@@ -286,6 +287,42 @@ func TestReadKeepsToItsBuffer(t *testing.T) {
 		}
 		if !bytes.Equal(buf[:got], message) || strings.Trim(string(buf[max(got, n):]), "#") != "" {
 			t.Errorf("reads of %d bytes write outside", n)
+		}
+	}
+}
+
+// greedy is a cipher that uses all of the room that Open is given, as cipher.AEAD allows it.
+type greedy struct{ cipher.AEAD }
+
+func (g greedy) Open(dst, nonce, sealed, header []byte) ([]byte, error) {
+	data, err := g.AEAD.Open(nil, nonce, sealed, header)
+	room := dst[:cap(dst)]
+	for i := range room[len(dst):] {
+		room[len(dst)+i] = 'x'
+	}
+	return append(dst, data...), err
+}
+
+// TestRoomOfCipher has a greedy cipher leave alone what lies behind a buffer, and behind a record.
+func TestRoomOfCipher(t *testing.T) {
+	for _, n := range []int{1, 100, 101} { // into the connection's buffer, and into the reader's own
+		client, server, _, _ := linked(t)
+		server.in.aead = greedy{server.in.aead}
+		for range 3 {
+			if _, err := client.Write(bytes.Repeat([]byte("m"), 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		buf := bytes.Repeat([]byte("#"), 400)
+		for got := 0; got < 300; {
+			m, err := server.Read(buf[got:min(got+n, 300)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += m
+		}
+		if string(buf) != strings.Repeat("m", 300)+strings.Repeat("#", 100) {
+			t.Errorf("after reads of %d bytes: %q", n, buf)
 		}
 	}
 }

@@ -72,6 +72,9 @@ type keyShare struct {
 // maxIdentity is the length of an identity in bytes that fits into a message of which more is not taken.
 const maxIdentity = 1 << 15
 
+// maxCookie is the length of a cookie in bytes that is returned: the second ClientHello must have room for it.
+const maxCookie = 1 << 14
+
 // retryRandom is the random of a ServerHello that is a HelloRetryRequest (section 4.1.3).
 var retryRandom = sha256.Sum256([]byte("HelloRetryRequest"))
 

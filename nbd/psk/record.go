@@ -103,10 +103,11 @@ func (p *protection) open(dst, record []byte) (typ byte, data []byte, err error)
 	if err := p.next(); err != nil {
 		return 0, nil, err
 	}
-	if len(dst) < len(sealed)-tagLen { // what lies behind its length is not ours
+	if len(dst) < len(sealed)-tagLen {
 		dst = sealed
 	}
-	inner, err := p.aead.Open(dst[:0], p.nonce[:], sealed, record[:headerLen])
+	// What lies behind its length is not ours: Open may use all of the capacity for what it likes.
+	inner, err := p.aead.Open(dst[:0:len(dst)], p.nonce[:], sealed, record[:headerLen])
 	if err != nil {
 		return 0, nil, wrong(BadRecordMAC, "a record cannot be decrypted: it was changed on the way, or the keys differ")
 	}

@@ -315,6 +315,8 @@ func TestServerAnswers(t *testing.T) {
 		{name: "plain"},
 		{name: "retry", server: scriptedServer{retries: []func(*serverHello){same}}},
 		{name: "retry with a cookie alone", server: scriptedServer{retries: []func(*serverHello){func(m *serverHello) { m.share, m.cookie = nil, []byte("c") }}}},
+		{name: "retry with a long cookie", server: scriptedServer{retries: []func(*serverHello){func(m *serverHello) { m.cookie = make([]byte, maxCookie) }}}},
+		{name: "retry with an endless cookie", server: scriptedServer{retries: []func(*serverHello){func(m *serverHello) { m.cookie = make([]byte, 65400) }}}, err: "a cookie of 65400 bytes"},
 		{name: "retry twice", server: scriptedServer{retries: []func(*serverHello){same, same}}, err: "twice"},
 		{name: "retry for nothing", server: scriptedServer{retries: []func(*serverHello){func(m *serverHello) { m.share = nil }}}, err: "without a change"},
 		{name: "retry for the group sent", server: scriptedServer{retries: []func(*serverHello){func(m *serverHello) { m.share.group = x25519 }}}, err: "has been sent"},
