@@ -112,7 +112,7 @@ func TestMountVerify(t *testing.T) {
 		"mapped":   "--ioengine=mmap --bs=4k",
 	} {
 		t.Run(name, func(t *testing.T) {
-			succeed(t, "mount", image, t.TempDir(), "--run", `fio --name=v --filename="$file" --size=32M --rw=randwrite --verify=crc32c --verify_fatal=1 `+
+			succeed(t, "mount", image, t.TempDir(), "--run", `fio --name=v --filename="$file" --size=32M --rw=randwrite --verify=crc32c --verify_fatal=1 --verify_state_save=0 `+
 				`--randrepeat=1 --minimal `+flags+` >&2`)
 			succeed(t, "check", image)
 		})
