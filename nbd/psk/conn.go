@@ -42,7 +42,7 @@ type Conn struct {
 
 	writing  sync.Mutex
 	out      protection
-	sent     []byte // buffer of what is sent together
+	sent     []byte // what is sent together; of a Write its buffer is borrowed
 	writeErr error  // what every further Write returns
 
 	answer atomic.Bool // the peer waits for new keys of this side
@@ -200,11 +200,19 @@ func (c *Conn) takeMessage() ([]byte, error) {
 	return message, nil
 }
 
+// outputs are the buffers of Writes: a connection that waits keeps none.
+var outputs = sync.Pool{New: func() any { return new([]byte) }}
+
 // Write sends p in records of 16 KiB, several by one system call.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.sent = slices.Grow(c.sent[:0], min(len(p)+2*overhead, maxOutput))
+	buffer := outputs.Get().(*[]byte)
+	c.sent = slices.Grow((*buffer)[:0], min(len(p)+2*overhead, maxOutput))
+	defer func() {
+		*buffer, c.sent = c.sent, nil
+		outputs.Put(buffer)
+	}()
 	total := 0
 	for {
 		switch {

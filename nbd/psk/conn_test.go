@@ -291,6 +291,18 @@ func TestReadKeepsToItsBuffer(t *testing.T) {
 	}
 }
 
+// TestWaitingKeepsNoOutput counts what a connection holds that has sent much and waits: servers have thousands of them.
+func TestWaitingKeepsNoOutput(t *testing.T) {
+	client, server := pair(t)
+	exchangeData(t, client, server)
+	exchangeData(t, server, client)
+	for _, c := range []*Conn{client, server} {
+		if cap(c.sent) > 0 {
+			t.Errorf("%d bytes are kept to send with", cap(c.sent))
+		}
+	}
+}
+
 // greedy is a cipher that uses all of the room that Open is given, as cipher.AEAD allows it.
 type greedy struct{ cipher.AEAD }
 
