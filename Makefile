@@ -18,8 +18,8 @@ RACE = $(GO) list -f '{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImpo
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 
-build: ## the program ./imgtool: static, the same bytes from the same commit
-	CGO_ENABLED=0 $(GO) build -trimpath -o imgtool$(shell $(GO) env GOEXE) ./cmd/imgtool
+build: ## the program ./imgtool: static, without debugging tables, the same bytes from the same commit
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o imgtool$(shell $(GO) env GOEXE) ./cmd/imgtool
 
 test: peers ## every test, those of the kernels without assembly as well; as root on Debian and Ubuntu it first installs the programs that imgtool is compared with
 	$(GO) test ./...
