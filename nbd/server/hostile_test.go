@@ -234,9 +234,7 @@ func TestVanished(t *testing.T) {
 		p.Close()
 	}
 	closed.Wait()
-	for end := time.Now().Add(10 * time.Second); s.Stats().Active > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "all have gone", func() bool { return s.Stats().Active == 0 })
 	if st := s.Stats(); st.Active != 0 || st.Memory != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -280,11 +278,7 @@ func TestIdleTimeout(t *testing.T) {
 		p.req(wire.Request{Type: wire.CmdRead, Offset: 512, Length: 100 << 10})
 		p.req(wire.Request{Type: wire.CmdFlush})
 	}
-	for end := time.Now().Add(10 * time.Second); s.Stats().Active > 0; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it is still there")
-		}
-	}
+	eventually(t, "it is gone", func() bool { return s.Stats().Active == 0 })
 }
 
 func TestMaxClients(t *testing.T) {

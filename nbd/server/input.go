@@ -11,7 +11,8 @@ const inputSize = 64 << 10
 // idleSize is what a connection keeps to wait for the next request with.
 const idleSize = 512
 
-// input reads ahead, so that many small requests cost one system call. It holds a big buffer only while it has something to do.
+// input reads ahead, so that many small requests cost one system call. It holds a big buffer only while it has something to do, and the server has
+// memory for it.
 type input struct {
 	c      *conn
 	nc     net.Conn
@@ -35,8 +36,7 @@ func (in *input) init(c *conn, nc net.Conn) {
 // release gives the big buffer back. What lies in it is lost.
 func (in *input) release() {
 	if in.big != nil {
-		in.c.server.buffers.put(in.big)
-		in.big = nil
+		in.giveBig()
 	}
 	in.buf, in.r, in.w = nil, 0, 0
 }
@@ -44,7 +44,10 @@ func (in *input) release() {
 // buffered returns how many bytes were read and not used.
 func (in *input) buffered() int { return in.w - in.r }
 
-// next returns the next n bytes, at most inputSize. They are valid until the next call.
+// holds reports whether next can return n bytes, at most inputSize: so many as idleSize it always can.
+func (in *input) holds(n int) bool { return n <= idleSize || in.big != nil || in.grow() }
+
+// next returns the next n bytes, which it holds. They are valid until the next call.
 func (in *input) next(n int) ([]byte, error) {
 	for in.buffered() < n {
 		if err := in.fill(n); err != nil {
@@ -99,29 +102,41 @@ func (in *input) retry(read func() (int, error)) (int, error) {
 // room returns where to read the bytes that are missing to want, and as many more as fit. Only a connection whose descriptor cannot be watched waits
 // with it.
 func (in *input) room() []byte {
-	if in.big == nil && (in.ready.usable() || in.want > idleSize || in.w == idleSize) {
-		in.grow()
-	} else if in.r+in.want > len(in.buf) || in.r == in.w {
+	wanted := in.big == nil && (in.ready.usable() || in.want > idleSize || in.w == idleSize)
+	if wanted && in.grow() {
+		return in.buf[in.w:]
+	}
+	if in.r+in.want > len(in.buf) || in.r == in.w {
 		in.r, in.w = 0, copy(in.buf, in.buf[in.r:in.w])
 	}
 	return in.buf[in.w:]
 }
 
-// shrink gives the big buffer back, if what is in it fits into the small one.
+// shrink gives the big buffer back, if the small one does.
 func (in *input) shrink() {
-	if in.big == nil || in.buffered() >= idleSize {
+	if in.big == nil || in.want > idleSize || in.buffered() >= idleSize {
 		return
 	}
 	k := copy(in.idle[:], in.buf[in.r:in.w])
-	in.c.server.buffers.put(in.big)
-	in.big, in.buf, in.r, in.w = nil, in.idle[:], 0, k
+	in.giveBig()
+	in.buf, in.r, in.w = in.idle[:], 0, k
 }
 
-// grow takes a big buffer.
-func (in *input) grow() {
+// grow takes a big buffer, if there is memory.
+func (in *input) grow() bool {
+	if !in.c.server.budget.tryTake(inputSize) {
+		return false
+	}
 	big := in.c.server.buffers.get(inputSize)
 	in.r, in.w = 0, copy(*big, in.buf[in.r:in.w])
 	in.big, in.buf = big, *big
+	return true
+}
+
+func (in *input) giveBig() {
+	in.c.server.buffers.put(in.big)
+	in.c.server.budget.give(inputSize)
+	in.big = nil
 }
 
 // full fills p.

@@ -19,6 +19,18 @@ type budget struct {
 	used  atomic.Int64
 }
 
+// tryTake takes n bytes for what a connection can do without, and reports whether there were so many.
+func (b *budget) tryTake(n int64) bool {
+	if n > b.limit-b.used.Load() {
+		return false
+	}
+	b.used.Add(n)
+	return true
+}
+
+// give returns n bytes.
+func (b *budget) give(n int64) { b.used.Add(-n) }
+
 // memory is one connection's part of the budget.
 //
 // A connection gets no more than what would be left for the others: one alone may fill half of the budget, a second one half of the rest, so

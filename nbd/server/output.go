@@ -199,8 +199,19 @@ func vectored(nc net.Conn) bool {
 	return false
 }
 
-// writeJoined puts small slices together: an encrypted connection makes a record of each.
+// writeJoined puts small slices together: an encrypted connection makes a record of each. Without memory it does not.
 func (o *output) writeJoined(frames []*frame) error {
+	if !o.c.server.budget.tryTake(joinSize) {
+		for _, f := range frames {
+			for p := range parts(f) {
+				if err := o.writeAll(p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	defer o.c.server.budget.give(joinSize)
 	buffer := o.c.server.buffers.get(joinSize)
 	defer o.c.server.buffers.put(buffer)
 	joined := (*buffer)[:0]

@@ -7,8 +7,8 @@ import (
 	"github.com/imgtool/imgtool/nbd/wire"
 )
 
-// batchSize is how many bytes of replies the reading goroutine gathers before it sends them.
-const batchSize = 64 << 10
+// batchSize is how many bytes of replies the reading goroutine gathers before it sends them. There is always memory for them.
+const batchSize = reserve
 
 // batch is where the reading goroutine puts replies to the requests that it has served itself. It holds a buffer only while there are any.
 type batch struct {
@@ -24,23 +24,32 @@ func (c *conn) room(n int) []byte {
 		c.flush()
 	}
 	if b.buffer == nil {
+		c.memory.take(batchSize)
 		b.buffer = c.server.buffers.get(batchSize)
 	}
 	return (*b.buffer)[b.n:][:n]
 }
 
-// flush sends the batch. Where somebody else is writing, it leaves the batch to that one, within the connection's memory.
+// flush sends the batch. Where somebody else is writing, it leaves the batch to that one.
 func (c *conn) flush() {
 	b := &c.batch
 	if b.n == 0 {
 		return
 	}
-	b.frame = frame{body: (*b.buffer)[:b.n], buffer: b.buffer}
+	b.frame = frame{body: (*b.buffer)[:b.n], buffer: b.buffer, held: batchSize}
 	b.buffer, b.n = nil, 0
 	if !c.out.trySend(&b.frame) {
 		f := b.frame
-		f.held = c.memory.take(int64(len(f.body)))
 		c.out.send(&f)
+	}
+}
+
+// discard gives back what the batch holds.
+func (c *conn) discard() {
+	if b := &c.batch; b.buffer != nil {
+		c.server.buffers.put(b.buffer)
+		c.memory.give(batchSize)
+		b.buffer, b.n = nil, 0
 	}
 }
 

@@ -88,7 +88,8 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	// IdleTimeout ends connections from which nothing comes, and to which nothing can be sent, for so long; 0 is none.
 	IdleTimeout time.Duration
-	// ConnMemory and Memory bound what the buffers of one connection, and of all, hold together in bytes; 0 is DefaultMemory.
+	// ConnMemory and Memory bound what the buffers of one connection, and of all, hold together in bytes; 0 is DefaultMemory. Every connection may
+	// have 64 KiB beyond that, so that it gets on.
 	ConnMemory, Memory int64
 
 	// NoStructuredReplies and NoExtendedHeaders make the server an older one, for clients with bugs and for tests.

@@ -17,7 +17,7 @@ type Stats struct {
 	BytesIn     int64 // payload of writes
 	BytesOut    int64 // payload of reads; holes that were told as such do not count
 	InFlight    int64 // requests that are being worked on
-	Memory      int64 // bytes that buffers of requests in flight hold
+	Memory      int64 // bytes that buffers hold; a connection that waits for its client has none
 	Requests    map[wire.Command]CommandStats
 	Clients     []ClientStats // that are there, the oldest first
 }

@@ -105,7 +105,7 @@ func (c *conn) request(r request) error {
 	}
 	small := r.Length <= inlineLimit && r.Length > 0
 	switch {
-	case r.Type == wire.CmdWrite && small:
+	case r.Type == wire.CmdWrite && small && c.in.holds(int(r.Length)):
 		return c.smallWrite(r)
 	case r.Type == wire.CmdRead && small && c.small.quick():
 		c.inlineRead(&r)
