@@ -115,9 +115,13 @@ func TestNBDSources(t *testing.T) {
 		if strings.Contains(server, " disk") { // which nbdcopy does not read in blocks that the server takes
 			want = "cp disk want"
 		}
-		s := beside(t, dir, server, want+` && imgtool convert "$uri" got && cmp want got && imgtool compare "$uri" got &&
-			imgtool convert "$uri" - | cmp - want && imgtool convert -O qcow2 "$uri" got.qcow2 && imgtool compare got.qcow2 want`)
-		if s.code != 0 || strings.Count(s.stdout, "Images are identical") != 2 {
+		script, compared := want+` && imgtool convert "$uri" got && cmp want got`, 0
+		if !strings.Contains(server, "limit=1") { // which lets in the next client only some time after it has lost one
+			script, compared = script+` && imgtool compare "$uri" got &&
+				imgtool convert "$uri" - | cmp - want && imgtool convert -O qcow2 "$uri" got.qcow2 && imgtool compare got.qcow2 want`, 2
+		}
+		s := beside(t, dir, server, script)
+		if s.code != 0 || strings.Count(s.stdout, "Images are identical") != compared {
 			t.Errorf("%s: code %d\n%s%s", server, s.code, s.stdout, s.stderr)
 		}
 	}
