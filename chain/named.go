@@ -18,6 +18,14 @@ type Error struct {
 func (e *Error) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
+// Anonymous returns what is wrong without the names of images, for those whose business it is not where images lie.
+func (e *Error) Anonymous() error {
+	for inner := (*Error)(nil); errors.As(e.Err, &inner); {
+		e = inner
+	}
+	return e.Err
+}
+
 // naming adds a name to errors.
 type naming string
 

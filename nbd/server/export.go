@@ -124,8 +124,17 @@ func refusal(err error) (wire.Reply, string) {
 	return wire.RepErrPlatform, text(err)
 }
 
-// text returns what an error says, fit for the wire.
-func text(err error) string { return clean(err.Error()) }
+// text returns an error as clients are told of it. Of one that can be told without names, by a method Anonymous, they do not learn the names: where
+// images lie is no client's business.
+func text(err error) string {
+	if named, ok := errors.AsType[interface {
+		error
+		Anonymous() error
+	}](err); ok {
+		err = named.Anonymous()
+	}
+	return clean(err.Error())
+}
 
 // clean returns s without what a string on the wire must not have.
 func clean(s string) string {
