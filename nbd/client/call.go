@@ -32,6 +32,7 @@ type call struct {
 
 	err      error         // guarded: the result, once finished
 	finished bool          // guarded: the reply is complete, or will not come
+	queued   bool          // guarded: the sender has not begun with it
 	sending  bool          // guarded: the sender reads payload
 	left     bool          // guarded: the caller has gone
 	released chan struct{} // guarded: closed when sender and receiver have let go of the caller's memory
@@ -163,6 +164,9 @@ func (c *Conn) fail(cause error) {
 	c.mu.Lock()
 	if c.phase != ended {
 		c.phase, c.cause = ended, cause
+	}
+	for _, k := range c.out.queue {
+		k.queued = false
 	}
 	c.out.queue = nil
 	err := c.dead()

@@ -71,7 +71,7 @@ func (c *Conn) lookup(cookie uint64) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.calls[cookie]
-	if k == nil || k.finished {
+	if k == nil || k.finished || k.queued {
 		return nil, broken("reply", "it is for the cookie %#x, of which no request is in flight", cookie)
 	}
 	c.current = k

@@ -57,12 +57,12 @@ func (s *sender) start(conn net.Conn) {
 
 // forget takes a call out of the queue, and reports whether it was there. The request will never be sent, so that no reply has to be awaited.
 func (s *sender) forget(k *call) bool {
-	i := slices.Index(s.queue, k)
-	if i < 0 {
+	if !k.queued {
 		return false
 	}
+	i := slices.Index(s.queue, k)
 	s.queue = slices.Delete(s.queue, i, i+1)
-	k.finished = true
+	k.queued, k.finished = false, true
 	return true
 }
 
@@ -81,6 +81,7 @@ func (c *Conn) submit(k *call) error {
 		return err
 	}
 	c.out.queue = append(c.out.queue, k)
+	k.queued = true
 	if c.out.busy {
 		c.mu.Unlock()
 		return nil
@@ -253,6 +254,7 @@ func (c *Conn) nextBatch() bool {
 	for n < len(s.queue) && n < batchCalls && len(s.buf) < batchBytes {
 		k := s.queue[n]
 		n++
+		k.queued = false
 		s.buf = c.appendRequest(s.buf, k)
 		if len(k.payload) <= smallPayload {
 			s.buf = append(s.buf, k.payload...)

@@ -143,6 +143,33 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
+// TestAnswerAhead: a server that guesses the cookie of a request that waits to be sent does not get the call answered, of which the sender has need.
+func TestAnswerAhead(t *testing.T) {
+	leaks(t)
+	queued := make(chan struct{})
+	conn := serve(t, true, func(f *fake) {
+		f.negotiate()
+		<-queued
+		f.simple(wire.Request{Cookie: 2}, 0)
+	})
+	n := agreed(t, conn, structured, client.Config{})
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if err := n.Flush(t.Context(), 0); !isProtocol(err) {
+			t.Errorf("the request that the server does not read: %v", err)
+		}
+	})
+	time.Sleep(10 * time.Millisecond)
+	wait.Go(func() {
+		if err := n.Write(t.Context(), make([]byte, 512), 0, 0); !isProtocol(err) {
+			t.Errorf("the request that was not sent: %v", err)
+		}
+	})
+	time.Sleep(10 * time.Millisecond)
+	close(queued)
+	wait.Wait()
+}
+
 // TestGivenUpWithoutEnd: a server that never answers loses the connection in the end.
 func TestGivenUpWithoutEnd(t *testing.T) {
 	leaks(t)
