@@ -39,7 +39,7 @@ type export struct {
 
 // open makes the first connection.
 func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
-	e := &export{name: d.uri.String(), child: d.child, flushing: make(chan struct{}, 1)}
+	e := &export{name: d.name, child: d.child, flushing: make(chan struct{}, 1)}
 	e.conns = o.Connections
 	if e.conns <= 0 {
 		e.conns = DefaultConnections
@@ -94,7 +94,7 @@ func negotiate(ctx context.Context, d *Dialer, bitmaps []string) (*client.Conn, 
 	}
 	if err := begin(ctx, conn, d.uri.Export, bitmaps); err != nil {
 		conn.Close()
-		return nil, err
+		return nil, d.Advise(err)
 	}
 	return conn, nil
 }
@@ -120,7 +120,7 @@ func begin(ctx context.Context, conn *client.Conn, export string, bitmaps []stri
 func hint(err error) error {
 	var refused *client.OptionError
 	if errors.As(err, &refused) && refused.Reply == wire.RepErrTLSReqd {
-		return block.WithHint(err, "the server wants encryption: the URI has to begin with nbds")
+		return block.WithHint(err, "the server wants encryption: write nbds in place of nbd")
 	}
 	return err
 }

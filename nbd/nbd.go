@@ -7,6 +7,8 @@ package nbd
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -83,11 +85,12 @@ type Dialer struct {
 	uri   URI
 	tls   *secure.Client // nil without TLS
 	child *server        // that StartDialer has started; else nil
+	name  string         // of the server and its export, for people
 }
 
 // NewDialer reads the files that the URI names, which it may only with localFiles.
 func NewDialer(u URI, localFiles bool) (*Dialer, error) {
-	d := &Dialer{uri: u}
+	d := &Dialer{uri: u, name: u.String()}
 	if !u.TLS {
 		return d, nil
 	}
@@ -118,9 +121,23 @@ func (d *Dialer) connect(ctx context.Context, c client.Config) (*client.Conn, er
 	}
 	if err := n.StartTLS(ctx, d.tls, d.host()); err != nil {
 		n.Close()
+		if hint := new(block.Hint); errors.As(err, &hint) {
+			return nil, err // which says better what to do
+		}
 		return nil, block.WithHint(err, "nbds never goes on without encryption")
 	}
 	return n, nil
+}
+
+// Advise adds to an error of the first option on a connection what may be behind it: in TLS 1.3 a client is done before the server has judged it, so that a
+// refusal comes later, or only the end of the connection.
+func (d *Dialer) Advise(err error) error {
+	var broken *net.OpError // alerts too
+	ended := errors.As(err, &broken) && !broken.Timeout() || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if d.tls == nil || !ended {
+		return err
+	}
+	return block.WithHint(err, "the server may want another certificate, or one at all: client-cert.pem and client-key.pem in the folder that tls-certificates names")
 }
 
 // host is the name that the server's certificate is for; "" of a server that has no name.

@@ -24,7 +24,6 @@ func Start(ctx context.Context, argv []string, export string, o Options) (*Devic
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	dev.export.name = "[ " + strings.Join(argv, " ") + " ]"
 	return dev, nil
 }
 
@@ -37,7 +36,7 @@ func StartDialer(argv []string) (*Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dialer{uri: URI{Network: "unix", Address: s.socket}, child: s}, nil
+	return &Dialer{uri: URI{Network: "unix", Address: s.socket}, child: s, name: "[ " + strings.Join(argv, " ") + " ]"}, nil
 }
 
 // Close ends the server that StartDialer has started. A server that a URI names it leaves alone.
@@ -63,13 +62,19 @@ func (d *Dialer) connChild(ctx context.Context, c client.Config) (*client.Conn, 
 		}
 	}()
 	n, err := d.connect(attempt, c)
+	if err == nil {
+		d.child.greeted.Store(true)
+	}
 	if err == nil || ctx.Err() != nil {
 		return n, err
 	}
 	select {
 	case <-d.child.ended:
-		return nil, block.WithHint(fmt.Errorf("%w: %s", errServerGone, d.child.status()),
-			"the server has to take its socket from LISTEN_FDS, as systemd's services do")
+		err := fmt.Errorf("%w: %s", errServerGone, d.child.status())
+		if d.child.greeted.Load() {
+			return nil, err
+		}
+		return nil, block.WithHint(err, "the server has to take its socket from LISTEN_FDS, as systemd's services do")
 	case <-time.After(dying):
 		return nil, err
 	}

@@ -4,14 +4,16 @@ package nbd
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/imgtool/imgtool/block"
 )
 
 // server is a child process that serves a Unix socket: here there is none.
 type server struct {
-	socket string
-	ended  chan struct{}
+	socket  string
+	greeted atomic.Bool
+	ended   chan struct{}
 }
 
 func startServer([]string) (*server, error) {

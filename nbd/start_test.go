@@ -130,6 +130,8 @@ func TestStartedDies(t *testing.T) {
 	d.SetPause(time.Millisecond)
 	if err := d.Read(t.Context(), make([]byte, 512), 0); err == nil || !strings.Contains(err.Error(), "the server has ended") {
 		t.Errorf("the error is %v", err)
+	} else if hint := new(block.Hint); errors.As(err, &hint) {
+		t.Errorf("a server that did serve gets the advice %q", hint.Text)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -18,11 +19,12 @@ const grace = 10 * time.Second
 
 // server is a child process that serves a Unix socket.
 type server struct {
-	dir    string
-	socket string
-	cmd    *exec.Cmd
-	ended  chan struct{} // closed when the process has ended
-	result error         // of it; set before ended is closed
+	dir     string
+	socket  string
+	cmd     *exec.Cmd
+	greeted atomic.Bool   // it has answered a connection
+	ended   chan struct{} // closed when the process has ended
+	result  error         // of it; set before ended is closed
 }
 
 // startServer starts argv with a listening socket as file 3.

@@ -52,23 +52,37 @@ func TestTLSOverNbdkit(t *testing.T) {
 	keys := nbdkit(t, "--tls=require", "--tls-psk="+right, "memory", "1M", "allocator=malloc")
 	plain := nbdkit(t, "--tls=off", "memory", "1M")
 	o := nbd.Options{AllowLocalFiles: true}
-	for name, c := range map[string]struct{ uri, want string }{
-		"certificates":             {encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "localhost"), ""},
-		"another name":             {encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "example.com"), "example.com"},
-		"another name, not looked": {encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "example.com", "tls-verify-peer", "0"), ""},
-		"keys":                     {encrypted(keys, "alice", "tls-psk-file", right), ""},
-		"another key":              {encrypted(keys, "alice", "tls-psk-file", wrong), "STARTTLS"},
-		"nobody's key":             {encrypted(keys, "bob", "tls-psk-file", right), "bob"},
-		"no TLS there: never goes on in plain text, CVE-2019-14842": {encrypted(plain, "", "tls-certificates", a.Dir), "STARTTLS refused"},
-		"no TLS here": {certificates, "TLS"},
+	nobody := filepath.Join(t.TempDir(), "nobody")
+	if err := os.CopyFS(nobody, os.DirFS(a.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"client-cert.pem", "client-key.pem"} {
+		if err := os.Remove(filepath.Join(nobody, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct{ uri, want, hint string }{
+		"certificates":             {uri: encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "localhost")},
+		"another name":             {encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "example.com"), "example.com", "tls-hostname"},
+		"another name, not looked": {uri: encrypted(certificates, "", "tls-certificates", a.Dir, "tls-hostname", "example.com", "tls-verify-peer", "0")},
+		"no certificate":           {encrypted(certificates, "", "tls-certificates", nobody, "tls-hostname", "localhost"), "", "client-cert.pem"},
+		"keys":                     {uri: encrypted(keys, "alice", "tls-psk-file", right)},
+		"another key":              {encrypted(keys, "alice", "tls-psk-file", wrong), "STARTTLS", `"alice"`},
+		"nobody's key":             {encrypted(keys, "bob", "tls-psk-file", right), "bob", "IDENTITY@HOST"},
+		"no TLS there: never goes on in plain text, CVE-2019-14842": {encrypted(plain, "", "tls-certificates", a.Dir), "STARTTLS refused", "without encryption"},
+		"no TLS here": {certificates, "TLS", "nbds"},
 	} {
 		d, err := nbd.Dial(t.Context(), c.uri, o)
 		if err == nil {
 			err = d.Read(t.Context(), make([]byte, 4096), 0)
 			d.Close()
 		}
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%s: %v, want an error about %q", name, err, c.want)
+		var hint block.Hint
+		if found := new(block.Hint); errors.As(err, &found) {
+			hint = *found
+		}
+		if c.hint == "" && err != nil || c.hint != "" && (err == nil || !strings.Contains(err.Error(), c.want)) || !strings.Contains(hint.Text, c.hint) {
+			t.Errorf("%s: %v, with the hint %q; want an error about %q, with a hint at %q", name, err, hint.Text, c.want, c.hint)
 		}
 	}
 	for name, uri := range map[string]string{

@@ -117,7 +117,7 @@ func (s *nbdSession) open() (err error) {
 	if isRefusal(err) {
 		err = nil
 	}
-	return err
+	return s.dialer.Advise(err)
 }
 
 // partingTime is how long a server may take to hear that we leave.

@@ -8,6 +8,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/imgtool/imgtool/nbd/wire"
 )
@@ -46,10 +47,14 @@ type CommandError struct {
 }
 
 func (e *CommandError) Error() string {
-	if e.Text != "" {
-		return fmt.Sprintf("nbd: %s: server says: %s (%s)", e.Command, e.Text, e.Errno)
+	known := e.Errno.Known().Error()
+	switch {
+	case e.Text == "":
+		return fmt.Sprintf("nbd: %s: server says: %s", e.Command, known)
+	case strings.Contains(strings.ToLower(e.Text), strings.ToLower(known)):
+		return fmt.Sprintf("nbd: %s: server says: %s", e.Command, e.Text)
 	}
-	return fmt.Sprintf("nbd: %s: server says: %s", e.Command, e.Errno.Known().Error())
+	return fmt.Sprintf("nbd: %s: server says: %s (%s)", e.Command, e.Text, e.Errno)
 }
 func (e *CommandError) Unwrap() error { return e.Errno.Known() }
 
