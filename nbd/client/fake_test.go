@@ -229,7 +229,7 @@ func agreed(t testing.TB, conn net.Conn, m mode, config client.Config) *client.C
 		err = c.RequestExtendedHeaders(ctx)
 	}
 	if err == nil && m != simple {
-		_, err = c.SetMetaContexts(ctx, "", "base:allocation")
+		_, err = c.SetMetaContexts(ctx, "", "base:allocation", "x:y")
 	}
 	if err == nil {
 		_, err = c.Go(ctx, "")

@@ -28,7 +28,7 @@ func selects(c *client.Conn) error {
 	if err := structures(c); err != nil {
 		return err
 	}
-	_, err := c.SetMetaContexts(context.Background(), "", "base:allocation")
+	_, err := c.SetMetaContexts(context.Background(), "", "base:allocation", "qemu:dirty-bitmap:")
 	return err
 }
 func encrypts(c *client.Conn) error {
@@ -57,14 +57,14 @@ func informs(kind wire.Info, data ...[]byte) func(f *fake) {
 	}
 }
 
-func contexts(ids ...uint32) func(f *fake) {
+func contexts(all ...client.MetaContext) func(f *fake) {
 	return func(f *fake) {
 		f.greet(3)
 		o, _ := f.option()
 		f.reply(o, wire.RepAck)
 		o, _ = f.option()
-		for _, id := range ids {
-			f.reply(o, wire.RepMetaContext, u32(id), []byte("base:allocation"))
+		for _, m := range all {
+			f.reply(o, wire.RepMetaContext, u32(m.ID), []byte(m.Name))
 		}
 		f.reply(o, wire.RepAck)
 	}
@@ -135,8 +135,11 @@ var hostileHandshakes = []struct {
 	{"an export whose name is too long", replies(wire.RepServer, u32(4097), make([]byte, 4097)), lists, breaks},
 	{"an export without a length", replies(wire.RepServer, []byte{0, 0}), lists, breaks},
 
-	{"a context", contexts(1), selects, good},
-	{"two contexts of one number", contexts(1, 1), selects, breaks},
+	{"a context", contexts(client.MetaContext{ID: 1, Name: "base:allocation"}), selects, good},
+	{"two contexts of one number", contexts(client.MetaContext{ID: 1, Name: "base:allocation"}, client.MetaContext{ID: 1, Name: "qemu:dirty-bitmap:a"}), selects, breaks},
+	{"a context twice", contexts(client.MetaContext{ID: 1, Name: "base:allocation"}, client.MetaContext{ID: 2, Name: "base:allocation"}), selects, breaks},
+	{"a context that was not asked for", contexts(client.MetaContext{ID: 1, Name: "base:allocation"}, client.MetaContext{ID: 2, Name: "base:other"}), selects, breaks},
+	{"one of the contexts that begin so", contexts(client.MetaContext{ID: 1, Name: "qemu:dirty-bitmap:a"}), selects, good},
 	{"a context without a name", func(f *fake) {
 		f.greet(3)
 		o, _ := f.option()

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -232,24 +233,40 @@ func (c *Conn) ListMetaContexts(ctx context.Context, export string, queries ...s
 	return c.metaContexts(ctx, wire.OptListMetaContext, export, queries)
 }
 
-// SetMetaContexts selects contexts for BlockStatus, in place of those selected before. They hold for a Go with the same export name.
+// SetMetaContexts selects contexts for BlockStatus, in place of those selected before. They hold for a Go with the same export name. A query that ends
+// with a colon selects what begins so, of servers that allow it.
 func (c *Conn) SetMetaContexts(ctx context.Context, export string, queries ...string) ([]MetaContext, error) {
 	c.contexts = nil
 	all, err := c.metaContexts(ctx, wire.OptSetMetaContext, export, queries)
 	if err != nil {
 		return nil, err
 	}
-	for i, m := range all {
-		for _, earlier := range all[:i] {
-			if earlier.ID == m.ID {
-				err := broken(wire.OptSetMetaContext.String(), "%s and %s have the same number %d", earlier.Name, m.Name, m.ID)
-				c.end(err)
-				return nil, err
-			}
-		}
+	if err := c.checkSelected(all, queries); err != nil {
+		c.end(err)
+		return nil, err
 	}
 	c.contexts, c.contextsFor = all, export
 	return all, nil
+}
+
+// checkSelected checks that each context has a number of its own and was asked for: every one of them costs memory in the replies to BLOCK_STATUS.
+func (c *Conn) checkSelected(all []MetaContext, queries []string) error {
+	const o = wire.OptSetMetaContext
+	for i, m := range all {
+		for _, earlier := range all[:i] {
+			switch {
+			case earlier.ID == m.ID:
+				return broken(o.String(), "%s and %s have the same number %d", earlier.Name, m.Name, m.ID)
+			case earlier.Name == m.Name && !c.config.Unchecked:
+				return broken(o.String(), "%s is selected twice", m.Name)
+			}
+		}
+		asked := func(q string) bool { return m.Name == q || strings.HasSuffix(q, ":") && strings.HasPrefix(m.Name, q) }
+		if !c.config.Unchecked && !slices.ContainsFunc(queries, asked) {
+			return broken(o.String(), "%s was not asked for", m.Name)
+		}
+	}
+	return nil
 }
 
 // maxContexts is how many contexts are taken of a server.

@@ -18,6 +18,7 @@ import (
 const (
 	batchBytes    = 64 << 10 // of headers and copied payloads that are gathered for one write
 	batchCalls    = 64       // whose requests are gathered
+	batchPayload  = 1 << 20  // bytes of payloads pointed to from which on no more requests are gathered: they may have to be copied
 	smallPayload  = 8 << 10  // bytes up to which a payload is gathered with the headers rather than pointed to
 	batchesAtOnce = 4        // batches that one caller sends, of which all but the first are others'
 	keptBuffer    = 1 << 20  // bytes of a buffer that is kept from batch to batch
@@ -249,9 +250,9 @@ func (c *Conn) nextBatch() bool {
 	if cap(s.buf) == 0 {
 		s.buf = make([]byte, 0, batchBytes+smallPayload+wire.ExtendedRequestSize)
 	}
-	n := 0
+	n, pointed := 0, 0
 	from := 0 // where the part of buf begins that is not yet in vecs
-	for n < len(s.queue) && n < batchCalls && len(s.buf) < batchBytes {
+	for n < len(s.queue) && n < batchCalls && len(s.buf) < batchBytes && pointed < batchPayload {
 		k := s.queue[n]
 		n++
 		k.queued = false
@@ -260,6 +261,7 @@ func (c *Conn) nextBatch() bool {
 			s.buf = append(s.buf, k.payload...)
 			continue
 		}
+		pointed += len(k.payload)
 		k.sending = true
 		s.batch = append(s.batch, k)
 		s.space = append(s.space, s.buf[from:], k.payload)

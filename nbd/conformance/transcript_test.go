@@ -81,12 +81,12 @@ func extendedSteps() []step {
 			"49484156454f5054 0000000b 00000000",
 			"0003e889045565a9 0000000b 00000001 00000000"},
 		{"SetMetaContexts", func(ctx context.Context, c *client.Conn) error {
-			all, err := c.SetMetaContexts(ctx, "d", "base:", "x:y")
+			all, err := c.SetMetaContexts(ctx, "d", "a:", "x:y")
 			if len(all) != 2 || all[1] != (client.MetaContext{ID: 9, Name: "x:y"}) {
 				return fmt.Errorf("%v, %w", all, err)
 			}
 			return err
-		}, "49484156454f5054 0000000a 00000019 00000001 64 00000002 00000005 626173653a 00000003 783a79",
+		}, "49484156454f5054 0000000a 00000016 00000001 64 00000002 00000002 613a 00000003 783a79",
 			"0003e889045565a9 0000000a 00000004 00000007 00000008 613a62" +
 				"0003e889045565a9 0000000a 00000004 00000007 00000009 783a79" +
 				"0003e889045565a9 0000000a 00000001 00000000"},
