@@ -128,7 +128,7 @@ func (c *conn) checkRange(r *request, off, n uint64) error {
 }
 
 // errnoOf returns the number for what the device says to a request.
-func errnoOf(r *request, err error) wire.Errno {
+func (c *conn) errnoOf(r *request, err error) wire.Errno {
 	var outside *block.RangeError
 	n := wire.ErrnoOf(err)
 	switch {
@@ -136,6 +136,8 @@ func errnoOf(r *request, err error) wire.Errno {
 		n = wire.ENOSPC // the export has become smaller
 	case n == wire.ENOTSUP && !r.has(wire.FlagFastZero):
 		n = wire.EIO // that number is the answer to FAST_ZERO alone
+	case n == wire.ESHUTDOWN && !c.draining.Load() && c.ctx.Err() == nil:
+		n = wire.EIO // the device has ended, not this server
 	}
 	return n
 }

@@ -136,7 +136,7 @@ func (c *conn) watch() (stop func()) {
 	}
 }
 
-// drain makes the connection end soon: it is called once, by Shutdown.
+// drain makes the connection end soon.
 func (c *conn) drain() {
 	c.draining.Store(true)
 	c.mu.Lock()

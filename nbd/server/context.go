@@ -76,9 +76,6 @@ func matches(query, name string, list bool) bool {
 // metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT.
 func (n *negotiation) metaContext(o wire.Option, data []byte) error {
 	list := o == wire.OptListMetaContext
-	if !list {
-		n.contexts, n.contextsFor = nil, ""
-	}
 	if !n.structured {
 		n.refuse(o, wire.RepErrInvalid, "structured replies or extended headers must be negotiated first")
 		return nil

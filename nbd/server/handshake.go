@@ -92,6 +92,9 @@ func (n *negotiation) option() (done bool, err error) {
 	if !n.fixed && h.Option != wire.OptExportName {
 		return false, fmt.Errorf("handshake: client sent %v, but did not say that it speaks fixed newstyle", h.Option)
 	}
+	if h.Option == wire.OptSetMetaContext {
+		n.contexts, n.contextsFor = nil, "" // even if it fails
+	}
 	if reply, why := n.gate(h); reply != 0 {
 		if err := n.in.skip(uint64(h.Length)); err != nil {
 			return false, err
@@ -111,7 +114,15 @@ func (n *negotiation) option() (done bool, err error) {
 	case h.Option == wire.OptExportName && h.Length > wire.MaxString:
 		return false, fmt.Errorf("handshake: EXPORT_NAME with a name of %d bytes", h.Length)
 	}
-	data := make([]byte, h.Length) // at most wire.MaxOptionData: gate has seen to it
+	// The length is at most wire.MaxOptionData, gate has seen to it; but of that, too, there may be much from many clients that nobody knows yet.
+	length := int64(h.Length)
+	held := n.memory.take(length)
+	defer func() { n.memory.give(held) }()
+	if held < length {
+		n.refuse(h.Option, wire.RepErrTooBig, fmt.Sprintf("%v has %d bytes of data, for which there is no memory just now", h.Option, length))
+		return false, n.in.skip(uint64(length))
+	}
+	data := make([]byte, length)
 	if err := n.in.full(data); err != nil {
 		return false, err
 	}
@@ -250,6 +261,9 @@ func (n *negotiation) startTLS() error {
 		return fmt.Errorf("TLS: %w", err)
 	}
 	n.attach(nc)
+	if n.draining.Load() {
+		n.drain() // the upgrade has taken the deadline away
+	}
 	n.update(func(c *Client) { c.Secure, c.Identity, c.TLS = true, peer.Identity, peer.TLS })
 	return nil
 }

@@ -345,7 +345,11 @@ func TestMetaContexts(t *testing.T) {
 func TestContextsLost(t *testing.T) {
 	_, dial := serve(t, server.Config{Open: fixed(block.NewMemory(1 << 20))})
 	for name, spoil := range map[string]func(*peer) string{
-		"failed SET":     func(p *peer) string { p.must(wire.OptSetMetaContext, []byte{1}, wire.RepErrInvalid); return "" },
+		"failed SET": func(p *peer) string { p.must(wire.OptSetMetaContext, []byte{1}, wire.RepErrInvalid); return "" },
+		"long SET": func(p *peer) string {
+			p.must(wire.OptSetMetaContext, make([]byte, wire.MaxOptionData+1), wire.RepErrTooBig)
+			return ""
+		},
 		"empty SET":      func(p *peer) string { p.must(wire.OptSetMetaContext, metaData(""), wire.RepAck); return "" },
 		"another export": func(*peer) string { return "other" },
 	} {

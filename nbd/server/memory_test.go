@@ -59,6 +59,32 @@ func TestHalfWrites(t *testing.T) {
 	eventually(t, "no memory is held", func() bool { return s.Stats().Memory == 0 })
 }
 
+// TestOptionWithoutMemory: there may be no room for a long option.
+func TestOptionWithoutMemory(t *testing.T) {
+	s, dial := serve(t, server.Config{Open: fixed(block.NewMemory(1 << 20)), Memory: 128 << 10})
+	p := dial().greet(bothFlags)
+	p.must(wire.OptGo, make([]byte, 200<<10), wire.RepErrTooBig)
+	p.must(wire.OptInfo, make([]byte, 40<<10), wire.RepErrInvalid)
+	if n := s.Stats().Memory; n > 64<<10 {
+		t.Errorf("buffers hold %d bytes", n)
+	}
+	infos(t, p.option(wire.OptInfo, infoData("")))
+}
+
+// TestLengthsOfRefusals: what is refused adds no bytes to what is told of the commands.
+func TestLengthsOfRefusals(t *testing.T) {
+	s, dial := serve(t, server.Config{Open: fixed(block.NewMemory(1 << 20))})
+	p := dial().enter("extended", "")
+	for _, n := range []uint64{1 << 63, 1<<64 - 1} {
+		if a := p.do(wire.Request{Type: wire.CmdTrim, Length: n}); a.errno != wire.EINVAL {
+			t.Errorf("%+v", a)
+		}
+	}
+	if c := s.Stats().Requests[wire.CmdTrim]; c.Count != 2 || c.Errors != 2 || c.Bytes != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestRepliesNotFetched: small replies that a client does not fetch cost it its memory, and no more.
 func TestRepliesNotFetched(t *testing.T) {
 	const limit = 2 << 20

@@ -94,14 +94,14 @@ func (c *conn) appendEnd(p []byte, r *request, err error) []byte {
 	var h [wire.ExtendedReplySize]byte
 	switch {
 	case !c.structured, err == nil && !c.extended && r.Type != wire.CmdRead && r.Type != wire.CmdBlockStatus:
-		wire.SimpleReply{Error: errnoOf(r, err), Cookie: r.Cookie}.Put(h[:])
+		wire.SimpleReply{Error: c.errnoOf(r, err), Cookie: r.Cookie}.Put(h[:])
 		return append(p, h[:wire.SimpleReplySize]...)
 	case err == nil:
 		return append(p, h[:c.putChunk(h[:], r, wire.ChunkNone, wire.ChunkDone, 0)]...)
 	}
 	why := text(err)
 	p = append(p, h[:c.putChunk(h[:], r, wire.ChunkError, wire.ChunkDone, uint64(6+len(why)))]...)
-	p = be.AppendUint32(p, uint32(errnoOf(r, err)))
+	p = be.AppendUint32(p, uint32(c.errnoOf(r, err)))
 	p = be.AppendUint16(p, uint16(len(why)))
 	return append(p, why...)
 }
@@ -154,9 +154,10 @@ func (c *conn) count(r *request, err error) time.Duration {
 	}
 	n := &c.commands[r.Type]
 	n.count.Add(1)
-	n.bytes.Add(int64(r.Length))
 	n.nanos.Add(int64(took))
-	if err != nil {
+	if err == nil {
+		n.bytes.Add(int64(r.Length)) // which was checked
+	} else {
 		n.errors.Add(1)
 		c.server.config.Log.Debug("request failed", "client", c.id, "command", r.Type, "offset", r.Offset, "length", r.Length, "error", err)
 	}

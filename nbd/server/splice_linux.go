@@ -93,6 +93,9 @@ func (x *pipe) fill(ctx context.Context, d block.Device, off, n int64) int64 {
 		return 0
 	}
 	defer release()
+	if r.Off%int64(os.Getpagesize())+r.Len > x.size {
+		return 0 // a pipe holds so many pages, of which the first and the last one would not be whole
+	}
 	file, err := r.File.SyscallConn()
 	if err != nil {
 		return 0

@@ -26,7 +26,7 @@ type Stats struct {
 type CommandStats struct {
 	Count  int64
 	Errors int64         // answered with an error
-	Bytes  int64         // that they were about
+	Bytes  int64         // that those answered without an error were about
 	Time   time.Duration // from a request's arrival to its reply, all together
 }
 

@@ -17,6 +17,9 @@ const (
 
 // filteredStatus reads the payload that chooses contexts, and answers for these.
 func (c *conn) filteredStatus(r request) error {
+	if uint64(c.in.buffered()) < r.payload {
+		c.flush()
+	}
 	p, err := c.in.next(int(r.payload)) // check has seen that it is short
 	if err != nil {
 		return unexpected(err)

@@ -114,6 +114,18 @@ func TestStatusPayload(t *testing.T) {
 		return &server.Export{Device: d, Depth: true, Bitmaps: []string{"b"}}, nil
 	}})
 	p := dial().enter("extended", "", wire.BaseAllocation, wire.AllocationDepth, wire.DirtyBitmap+"b")
+	// Replies to what was asked before do not wait for the payload.
+	for range 100 {
+		p.alive()
+	}
+	p.send(p.reqBytes(wire.Request{Type: wire.CmdRead, Length: 512}), p.reqBytes(wire.Request{Type: wire.CmdBlockStatus, Flags: pay, Length: 12}))
+	if a := p.reply(0); a.errno != 0 || a.status[1] != nil {
+		t.Errorf("%+v", a)
+	}
+	p.send(be.AppendUint32(be.AppendUint64(nil, 2*mib), 1))
+	if a := p.reply(0); len(a.status[1]) != 1 {
+		t.Errorf("%+v", a)
+	}
 	ask := func(off uint64, payload []byte) answer {
 		p.req(wire.Request{Type: wire.CmdBlockStatus, Flags: pay, Cookie: 5, Offset: off, Length: uint64(len(payload))}, payload)
 		return p.reply(0)

@@ -221,7 +221,7 @@ func (c *conn) trim(off, n int64, fua bool) error {
 	dev := c.exp.Device
 	err := c.changes(off, n, func(off, n int64) error { return dev.Discard(c.ctx, off, n) })
 	if errors.Is(err, errors.ErrUnsupported) {
-		return nil // it is a hint
+		err = nil // it is a hint
 	}
 	if err == nil && fua {
 		err = dev.Flush(c.ctx)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -245,6 +246,8 @@ func TestDeviceErrors(t *testing.T) {
 		{syscall.ENOSPC, wire.ENOSPC},
 		{block.ErrReadOnly, wire.EPERM},
 		{syscall.ENOMEM, wire.ENOMEM},
+		{wire.ESHUTDOWN, wire.EIO}, // of what is below; this server goes on
+		{os.ErrClosed, wire.EIO},
 		{errors.New(strings.Repeat("é", 5000)), wire.EIO},
 		{errors.New("a\x00b\xff"), wire.EIO},
 	} {
