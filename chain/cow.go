@@ -57,9 +57,13 @@ func newScratch(dir string, size int64) (*scratch, error) {
 			dir = largeTemp
 		}
 	}
-	dir, err := os.MkdirTemp(dir, "imgtool-cow-")
+	parent := dir
+	dir, err := os.MkdirTemp(parent, "imgtool-cow-")
+	if at := (*os.PathError)(nil); errors.As(err, &at) {
+		return nil, fmt.Errorf("%s: %w", parent, at.Err)
+	}
 	if err != nil {
-		return nil, bare(err)
+		return nil, err
 	}
 	p, err := file.Create(filepath.Join(dir, "upper"), file.CreateOptions{Size: size, NoLock: true})
 	if err != nil {

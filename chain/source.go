@@ -97,6 +97,9 @@ func findSource(text string) (source, string, error) {
 	if isProgram(text) {
 		return source{open: openProgram, target: true}, text, nil
 	}
+	if text == "[" {
+		return source{}, "", usage("[ begins a program, [ CMD ARG... ], of which the brackets are words of their own; a file of this name is written as ./[")
+	}
 	if scheme, _, ok := strings.Cut(text, "://"); ok && len(scheme) > 1 && isName(strings.ReplaceAll(scheme, "+", "")) { // C:// is a drive
 		return source{}, "", usage("%s:// is not a kind of source; a file of this name is written as ./%s", scheme, text)
 	}
@@ -113,6 +116,9 @@ func notYet(what string) func(context.Context, string, Options) (input, error) {
 // sized is a source that needs nothing but its size.
 func sized(make func(int64) block.Device) func(context.Context, string, Options) (input, error) {
 	return func(_ context.Context, arg string, o Options) (input, error) {
+		if arg == "" {
+			return input{}, usage("a size has to stand behind the colon, as in memory:1G")
+		}
 		n, err := sizes.ParseSize(arg)
 		if err != nil {
 			return input{}, &UsageError{err}

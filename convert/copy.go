@@ -88,7 +88,14 @@ func makeRoom(ctx context.Context, dst block.Device, size int64) error {
 	if caps.Resize {
 		return dst.Resize(ctx, size)
 	}
-	return fmt.Errorf("the target is too small: %w", block.CheckRange(0, size, dst.Size()))
+	return tooSmall(0, size, dst)
+}
+
+// ErrTooSmall: the target is shorter than what is copied, and cannot be made longer.
+var ErrTooSmall = errors.New("the target is too small")
+
+func tooSmall(off, n int64, dst block.Device) error {
+	return fmt.Errorf("%w: %w", ErrTooSmall, block.CheckRange(off, n, dst.Size()))
 }
 
 // copier writes what was read to the target.

@@ -171,6 +171,9 @@ func (s *gatherer) flush(ctx context.Context) error {
 }
 
 func (s *gatherer) send(ctx context.Context, p piece) error {
+	if caps := s.dst.Info().Caps; !caps.Resize && !caps.Grow && p.off+p.n > s.dst.Size() {
+		return tooSmall(p.off, p.n, s.dst)
+	}
 	select {
 	case s.queue <- p:
 		return nil

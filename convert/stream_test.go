@@ -85,7 +85,7 @@ func TestCopyStreamErrors(t *testing.T) {
 	dst.caps = block.Caps{Write: true}
 	var re *block.RangeError
 	for _, known := range []bool{true, false} {
-		if _, err := CopyStream(t.Context(), &runs{data: data, step: 100, known: known}, dst, Options{}); !errors.As(err, &re) {
+		if _, err := CopyStream(t.Context(), &runs{data: data, step: 100, known: known}, dst, Options{}); !errors.As(err, &re) || !errors.Is(err, ErrTooSmall) {
 			t.Errorf("a target that is too small, size known %v: %v", known, err)
 		}
 	}

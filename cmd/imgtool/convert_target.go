@@ -193,6 +193,9 @@ func (v *conversion) write(ctx context.Context, src *origin, o formats.CreateOpt
 	var n int64
 	if t.InPlace {
 		n, err = v.copyInPlace(ctx, src, dst)
+		if errors.Is(err, convert.ErrTooSmall) {
+			err = nameFile(target, err)
+		}
 	} else {
 		n, err = v.copyTo(ctx, src, dst, true)
 	}

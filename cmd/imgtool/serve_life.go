@@ -186,6 +186,9 @@ func writePIDFile(path string) (remove func() error, err error) {
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".pid-*")
 	if err != nil {
+		if at := (*fs.PathError)(nil); errors.As(err, &at) {
+			err = at.Err // the file that is not there is a passing one
+		}
 		return nothing, nameFile(path, err)
 	}
 	_, err = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")

@@ -86,6 +86,9 @@ func (s *serving) checkPlaces(given func(string) bool) error {
 		s.sockets = []string{private}
 	}
 	s.placed = tcp || s.stdio || len(s.sockets) > 0 || s.vsock != ""
+	if _, err := net.LookupPort("tcp", s.port); s.port != "" && err != nil {
+		return fmt.Errorf("-p %s: neither a number up to 65535 nor the name of a service", s.port)
+	}
 	if _, _, err := net.SplitHostPort(s.metrics); s.metrics != "" && err != nil {
 		return fmt.Errorf("--metrics %s: say HOST:PORT", s.metrics)
 	}

@@ -105,7 +105,7 @@ const headerTimeout = 10 * time.Second
 func (r *running) serveMetrics(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", r.metrics)
 	if err != nil {
-		return err
+		return fmt.Errorf("--metrics %s: %w", r.metrics, err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics.Handler(r.server.Stats))
