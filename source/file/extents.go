@@ -56,9 +56,12 @@ func (d *Device) nextRun(off int64) (data, hole int64, err error) {
 		return off, hole, nil
 	}
 	data, err = seekData(d.f, off)
-	if err == nil && data < math.MaxInt64 {
+	switch {
+	case err == nil && data < math.MaxInt64:
 		hole, err = seekHole(d.f, data)
-	} else {
+	case err == nil:
+		data, hole, err = d.missing(off)
+	default:
 		hole = data
 	}
 	if isUnsupported(err) {
@@ -75,6 +78,16 @@ func (d *Device) nextRun(off int64) (data, hole int64, err error) {
 		d.last.keep(before, data, hole)
 	}
 	return data, hole, nil
+}
+
+// missing returns, as nextRun does, what lies past off where the file system knows of no more data: nothing, but in a file that somebody has
+// cut shorter meanwhile. What is cut off is no hole: it is called data, which fails when it is read.
+func (d *Device) missing(off int64) (data, hole int64, err error) {
+	fi, err := d.f.Stat()
+	if err != nil || fi.Size() >= d.size.Load() {
+		return math.MaxInt64, math.MaxInt64, err
+	}
+	return max(off, fi.Size()), math.MaxInt64, nil
 }
 
 // lastRun remembers a run of data. The file system walks from the given offset to the end of the run, page by page on tmpfs, so that

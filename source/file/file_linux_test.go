@@ -27,6 +27,26 @@ func space(t *testing.T, d *Device) int64 {
 	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }
 
+// TestCutOffIsNoHole: what somebody else has cut off is not zero, but an error.
+func TestCutOffIsNoHole(t *testing.T) {
+	for _, dir := range folders(t) {
+		path := newFile(t, dir, make([]byte, 1<<20))
+		d := open(t, path, Options{})
+		ok(t, os.Truncate(path, 64<<10))
+		for off := int64(0); off < 1<<20; off += 32 << 10 {
+			es, err := d.Extents(t.Context(), block.Map{}, off, 1<<20-off, nil)
+			ok(t, err)
+			last := es[len(es)-1]
+			if last.Flags != block.ExtData || last.Off > max(off, 64<<10) || last.Off+last.Len != 1<<20 {
+				t.Errorf("at %d: %+v", off, es)
+			}
+		}
+		if err := d.Read(t.Context(), make([]byte, 4096), 512<<10); err == nil {
+			t.Error("it can be read")
+		}
+	}
+}
+
 func TestHoles(t *testing.T) {
 	const mib = 1 << 20
 	for _, dir := range folders(t) {
