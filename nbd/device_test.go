@@ -1,7 +1,9 @@
 package nbd_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -191,4 +193,28 @@ func TestOverServer(t *testing.T) {
 			return dial(t, unixURI(serve(t, server.Config{}, block.NewMemory(1<<16))), nbd.Options{ReadOnly: true})
 		}})
 	})
+}
+
+// TestTCP goes over TCP, and to a vsock address where nobody is.
+func TestTCP(t *testing.T) {
+	leaks(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := serve(t, server.Config{}, block.NewMemory(1<<20))
+	c := &cutter{Listener: l, target: target}
+	c.wait.Go(c.accept)
+	d := dial(t, nbd.URI{Network: "tcp", Address: l.Addr().String()}.String(), nbd.Options{})
+	p, q := bytes.Repeat([]byte{3}, 1<<20), make([]byte, 1<<20)
+	if err := errors.Join(d.Write(t.Context(), p, 0, 0), d.Read(t.Context(), q, 0), d.Flush(t.Context())); err != nil || !bytes.Equal(p, q) {
+		t.Errorf("%v, or other bytes", err)
+	}
+	d.Close()
+	l.Close()
+	c.cut()
+	c.wait.Wait()
+	if _, err := nbd.Dial(t.Context(), "nbd+vsock://4294967294:1/", nbd.Options{}); err == nil {
+		t.Error("there is somebody at the other end of a vsock address that cannot be")
+	}
 }

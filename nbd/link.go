@@ -77,11 +77,14 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	}
 	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // Close does not wait for a server that says nothing
 	l, err := s.add(attempt)
-	if err == nil || ctx.Err() != nil {
+	switch {
+	case err == nil || ctx.Err() != nil:
 		return l, err
-	}
-	if attempt.Err() != nil {
+	case s.ctx.Err() != nil:
+		err = fmt.Errorf("%w: %w", os.ErrClosed, err)
+	case attempt.Err() != nil:
 		err = fmt.Errorf("no answer within %v: %w", attemptTimeout, err)
 	}
 	s.failure = err

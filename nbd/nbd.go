@@ -43,8 +43,10 @@ const (
 	DefaultRetries     = 5
 )
 
-// Device is an export as a block device. Lost connections are made again, and requests that were in flight sent again: reads, and writes as well, of
-// which a repetition does no harm as long as the call has not returned.
+// Device is an export as a block device. Lost connections are made again, and requests that were in flight sent again: reads, and changes as well.
+// A server may still be at work on the first of them when it has answered the second, because it has not noticed that the connection is gone; what is
+// written after that to the same place is then overwritten. NBD has no means against this; who cannot have it turns Retries off. Nor can a change be taken
+// back when its context ends: the server may carry it out later, and with it, where that is larger, all of the minimum blocks that it touches.
 //
 // What a server has acknowledged and not yet flushed may be lost when it dies, and from outside a server that was started again looks like one whose
 // connection broke. So the first Flush after all connections from before such a write were lost returns [ErrUnflushed], once.
