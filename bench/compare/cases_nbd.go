@@ -12,7 +12,7 @@ func nbdComparisons(s settings) []comparison {
 	uri := `"$uri"`
 	from := []string{"file", s.image}
 	sparse := []string{"sparse-random", "size=100G", "seed=1", "percent=1"}
-	far := []string{"--filter=delay", "memory", "64M", "rdelay=20ms", "wdelay=20ms"}
+	far := []string{"--filter=delay", "pattern", "64M", "rdelay=20ms", "wdelay=20ms"}
 	return []comparison{
 		{name: "nbd to null", note: "The server is nbdkit with the image.", inputs: []string{s.image}, of: []program{
 			served("imgtool convert", from, s.imgtool, "convert", uri, "null:"),
