@@ -41,6 +41,9 @@ func succeed(t *testing.T, args ...string) string {
 // TestMountFileSystem makes a file system in the mounted disk of images of several kinds, changes it as the kernel does, and has others look at the
 // file system and at the image after each mount.
 func TestMountFileSystem(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	needFUSE(t)
 	for _, program := range []string{"mke2fs", "e2fsck", "debugfs", "gzip", "sgdisk"} {
 		peers.Need(t, program)
@@ -102,6 +105,9 @@ func canLoop(t *testing.T) bool {
 
 // TestMountVerify has fio write through the file in several ways and read it again.
 func TestMountVerify(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	needFUSE(t)
 	peers.Need(t, "fio")
 	image := filepath.Join(t.TempDir(), "disk.qcow2")

@@ -89,6 +89,9 @@ func sameContent(t *testing.T, what, path string, want []byte) {
 
 // TestNBDSources copies what servers of many kinds export, and compares it with what nbdcopy makes of it.
 func TestNBDSources(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	peers.Need(t, "nbdkit")
 	peers.Need(t, "nbdcopy")
 	dir := t.TempDir()
@@ -130,6 +133,9 @@ func TestNBDSources(t *testing.T) {
 // TestNBDTargets overwrites exports of many kinds, which hold other data: all of it is the source's afterwards, and the file has no more space than
 // it needs where zeros can be zeroed.
 func TestNBDTargets(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	peers.Need(t, "nbdkit")
 	dir := t.TempDir()
 	data := scattered(t, filepath.Join(dir, "disk"), 5<<20+512, 1)

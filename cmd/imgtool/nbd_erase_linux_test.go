@@ -44,6 +44,9 @@ func TestNBDConfirm(t *testing.T) {
 
 // TestNBDErasePeers erases exports of servers that are able to do different things.
 func TestNBDErasePeers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	for _, c := range []struct {
 		program string
 		args    []string

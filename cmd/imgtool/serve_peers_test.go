@@ -47,6 +47,9 @@ func servedImages(t *testing.T) (disk, part []byte, chains map[string][]byte) {
 
 // TestServePeers reads images of several formats with other programs' clients, and changes those that can be changed.
 func TestServePeers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("so many starts of a program take long under the race detector")
+	}
 	for _, program := range []string{"nbdinfo", "nbdcopy", "qemu-io"} {
 		peers.Need(t, program)
 	}
