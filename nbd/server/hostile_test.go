@@ -281,6 +281,39 @@ func TestIdleTimeout(t *testing.T) {
 	eventually(t, "it is gone", func() bool { return s.Stats().Active == 0 })
 }
 
+// longest is a connection that keeps the length of the longest write.
+type longest struct {
+	net.Conn
+	n int
+}
+
+func (l *longest) Write(p []byte) (int, error) {
+	l.n = max(l.n, len(p))
+	return l.Conn.Write(p)
+}
+
+// TestLongReplies: a long reply goes out in steps, so that a slow client is not taken for one that fetches nothing.
+func TestLongReplies(t *testing.T) {
+	for _, memory := range []int64{16 << 20, 1 << 10} { // for all of the reply, and for none of it
+		s := server.New(server.Config{Open: fixed(block.NewMemory(8 << 20)), Memory: memory})
+		mine, its := net.Pipe()
+		l := &longest{Conn: its}
+		var wait sync.WaitGroup
+		wait.Go(func() { check(t, s.ServeConn(t.Context(), l)) })
+		p := &peer{t: t, Conn: mine}
+		p.enter("simple", "")
+		if a := p.do(wire.Request{Type: wire.CmdRead, Length: 8 << 20}); a.errno != 0 || len(a.data) != 8<<20 {
+			t.Errorf("%v, %d bytes", a.errno, len(a.data))
+		}
+		p.req(wire.Request{Type: wire.CmdDisc})
+		wait.Wait()
+		mine.Close()
+		if l.n > 512<<10 {
+			t.Errorf("%d bytes at once", l.n)
+		}
+	}
+}
+
 func TestMaxClients(t *testing.T) {
 	s, dial := serve(t, server.Config{Open: fixed(block.NewMemory(1 << 20)), MaxClients: 2})
 	a, b := dial().enter("simple", ""), dial().enter("simple", "")

@@ -9,7 +9,7 @@ import (
 const (
 	headSize   = 64        // bytes; more than the fixed part of any message
 	joinSize   = 64 << 10  // bytes that are put together for a connection that takes one slice at a time
-	gatherSize = 512 << 10 // bytes that one writev is asked to send at most, about
+	gatherSize = 512 << 10 // bytes from which on one writev has enough: progress is seen after each
 )
 
 // frame is a message to the client, or several, or a part of one.
@@ -37,7 +37,9 @@ type output struct {
 	err   error    // the first one; nothing is sent after it
 
 	// Of whoever writes.
-	vector, rest net.Buffers
+	vector   net.Buffers // what is gathered for the next writev
+	gathered int         // bytes in it
+	rest     net.Buffers // what is left of it
 }
 
 func (o *output) init(c *conn, nc net.Conn) {
@@ -149,43 +151,41 @@ func (o *output) write(frames []*frame) error {
 	if !vectored(o.nc) {
 		return o.writeJoined(frames)
 	}
-	vector, size := o.vector[:0], 0
-	for i, f := range frames {
+	for _, f := range frames {
 		if f.pipe != nil {
-			if err := o.writeVector(vector); err != nil {
+			if err := o.writeVector(); err != nil {
 				return err
 			}
-			vector, size = vector[:0], 0
 			if err := f.pipe.drainTo(o.raw, f.head[:f.headLen], &o.c.progress); err != nil {
 				return err
 			}
 			continue
 		}
-		if f.headLen > 0 {
-			vector = append(vector, f.head[:f.headLen])
+		for _, p := range f.parts() {
+			for len(p) > 0 {
+				k := min(len(p), gatherSize)
+				o.vector, o.gathered = append(o.vector, p[:k]), o.gathered+k
+				if p = p[k:]; o.gathered < gatherSize {
+					continue
+				}
+				if err := o.writeVector(); err != nil {
+					return err
+				}
+			}
 		}
-		if len(f.body) > 0 {
-			vector = append(vector, f.body)
-		}
-		if size += f.headLen + len(f.body); size < gatherSize && i < len(frames)-1 {
-			continue
-		}
-		if err := o.writeVector(vector); err != nil {
-			return err
-		}
-		vector, size = vector[:0], 0
 	}
-	o.vector = vector
-	return nil
+	return o.writeVector()
 }
 
-func (o *output) writeVector(vector net.Buffers) error {
-	if len(vector) == 0 {
+// writeVector sends what is gathered.
+func (o *output) writeVector() error {
+	if len(o.vector) == 0 {
 		return nil
 	}
-	o.rest = vector
+	o.rest = o.vector
 	_, err := o.rest.WriteTo(o.nc)
-	clear(vector)
+	clear(o.vector)
+	o.vector, o.gathered = o.vector[:0], 0
 	o.c.progress.Add(1)
 	return err
 }
@@ -201,58 +201,45 @@ func vectored(nc net.Conn) bool {
 
 // writeJoined puts small slices together: an encrypted connection makes a record of each. Without memory it does not.
 func (o *output) writeJoined(frames []*frame) error {
-	if !o.c.server.budget.tryTake(joinSize) {
-		for _, f := range frames {
-			for p := range parts(f) {
-				if err := o.writeAll(p); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+	var joined []byte
+	most := 0
+	if s := o.c.server; s.budget.tryTake(joinSize) {
+		defer s.budget.give(joinSize)
+		buffer := s.buffers.get(joinSize)
+		defer s.buffers.put(buffer)
+		joined, most = (*buffer)[:0], joinSize
 	}
-	defer o.c.server.budget.give(joinSize)
-	buffer := o.c.server.buffers.get(joinSize)
-	defer o.c.server.buffers.put(buffer)
-	joined := (*buffer)[:0]
 	for _, f := range frames {
-		for p := range parts(f) {
-			if len(joined)+len(p) > joinSize {
+		for _, p := range f.parts() {
+			small := len(p) <= most/2
+			if !small || len(joined)+len(p) > most {
 				if err := o.writeAll(joined); err != nil {
 					return err
 				}
 				joined = joined[:0]
 			}
-			if len(p) > joinSize/2 {
-				if err := o.writeAll(joined); err != nil {
-					return err
-				}
-				joined = joined[:0]
-				if err := o.writeAll(p); err != nil {
-					return err
-				}
-				continue
+			if small {
+				joined = append(joined, p...)
+			} else if err := o.writeAll(p); err != nil {
+				return err
 			}
-			joined = append(joined, p...)
 		}
 	}
 	return o.writeAll(joined)
 }
 
-// parts yields the slices of a frame.
-func parts(f *frame) func(func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		if yield(f.head[:f.headLen]) {
-			yield(f.body)
-		}
-	}
-}
+// parts returns what is sent of a frame before what its pipe holds.
+func (f *frame) parts() [2][]byte { return [2][]byte{f.head[:f.headLen], f.body} }
 
+// writeAll sends p.
 func (o *output) writeAll(p []byte) error {
-	if len(p) == 0 {
-		return nil
+	for len(p) > 0 {
+		k := min(len(p), gatherSize)
+		if _, err := o.nc.Write(p[:k]); err != nil {
+			return err
+		}
+		o.c.progress.Add(1)
+		p = p[k:]
 	}
-	_, err := o.nc.Write(p)
-	o.c.progress.Add(1)
-	return err
+	return nil
 }

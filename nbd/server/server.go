@@ -86,7 +86,7 @@ type Config struct {
 	MaxClients int
 	// HandshakeTimeout bounds the time from the connection to transmission; 0 is DefaultHandshakeTimeout, negative none.
 	HandshakeTimeout time.Duration
-	// IdleTimeout ends connections from which nothing comes, and to which nothing can be sent, for so long; 0 is none.
+	// IdleTimeout ends connections from which nothing comes, and to which less than 1 MiB can be sent, for so long; 0 is none.
 	IdleTimeout time.Duration
 	// ConnMemory and Memory bound what the buffers of one connection, and of all, hold together in bytes; 0 is DefaultMemory. Every connection may
 	// have 64 KiB beyond that, so that it gets on.
