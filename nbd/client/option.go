@@ -256,14 +256,14 @@ func (c *Conn) checkSelected(all []MetaContext, queries []string) error {
 		for _, earlier := range all[:i] {
 			switch {
 			case earlier.ID == m.ID:
-				return broken(o.String(), "%s and %s have the same number %d", earlier.Name, m.Name, m.ID)
+				return broken(o.String(), "%q and %q have the same number %d", earlier.Name, m.Name, m.ID)
 			case earlier.Name == m.Name && !c.config.Unchecked:
-				return broken(o.String(), "%s is selected twice", m.Name)
+				return broken(o.String(), "%q is selected twice", m.Name)
 			}
 		}
 		asked := func(q string) bool { return m.Name == q || strings.HasSuffix(q, ":") && strings.HasPrefix(m.Name, q) }
 		if !c.config.Unchecked && !slices.ContainsFunc(queries, asked) {
-			return broken(o.String(), "%s was not asked for", m.Name)
+			return broken(o.String(), "%q was not asked for", m.Name)
 		}
 	}
 	return nil
