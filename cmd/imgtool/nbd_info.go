@@ -125,7 +125,7 @@ func (v *nbdInfo) run(ctx context.Context) error {
 	}
 	defer s.Close()
 	if v.size {
-		e, err := s.export(v.at.export)
+		e, err := s.used(v.at.export)
 		if err == nil {
 			v.printf("%d", e.Size)
 		}
@@ -174,7 +174,7 @@ func (v *nbdInfo) answer(ctx context.Context, word string, opposite bool) error 
 		return err
 	}
 	defer s.Close()
-	e, err := s.export(v.at.export)
+	e, err := s.used(v.at.export)
 	if err != nil {
 		return err
 	}

@@ -177,6 +177,14 @@ func (s *nbdSession) export(export string) (client.ExportInfo, error) {
 	return s.begin(export)
 }
 
+// used is export for who uses it: there are servers of which only GO tells the size.
+func (s *nbdSession) used(export string) (client.ExportInfo, error) {
+	if _, err := s.export(export); err != nil {
+		return client.ExportInfo{}, err
+	}
+	return s.begin(export)
+}
+
 // begin begins transmission, unless that has been done.
 func (s *nbdSession) begin(export string) (client.ExportInfo, error) {
 	if !s.Negotiating() {
@@ -192,25 +200,28 @@ func (s *nbdSession) describe(ctx context.Context, a *app, export string, conten
 	if err != nil {
 		return exportInfo{}, err
 	}
-	info := newExportInfo(export, e)
-	info.URI = shown(s.at.uriOf(export))
+	var contexts []shown
 	if s.Negotiating() && s.Structured() {
-		contexts, err := s.ListMetaContexts(s.ctx, export)
+		found, err := s.ListMetaContexts(s.ctx, export)
 		switch {
 		case err == nil:
-			info.Contexts = []shown{}
+			contexts = []shown{}
 		case !isRefusal(err):
 			return exportInfo{}, s.named(err)
 		}
-		for _, c := range contexts {
-			info.Contexts = append(info.Contexts, shown(c.Name))
+		for _, c := range found {
+			contexts = append(contexts, shown(c.Name))
 		}
 	}
+	if content {
+		if e, err = s.begin(export); err != nil {
+			return exportInfo{}, err
+		}
+	}
+	info := newExportInfo(export, e)
+	info.URI, info.Contexts = shown(s.at.uriOf(export)), contexts
 	if !content {
 		return info, nil
-	}
-	if _, err := s.begin(export); err != nil {
-		return exportInfo{}, err
 	}
 	text, err := contentOf(ctx, newConnDevice(s.Conn), a.registry())
 	if ctx.Err() != nil {
