@@ -92,7 +92,7 @@ func (c *conn) serve() error {
 	c.cancel(nil)
 	c.nc.Close()
 	c.in.release()
-	c.discard()
+	c.dropBatch()
 	return err
 }
 

@@ -46,9 +46,6 @@ func (c *conn) open(ctx context.Context, name string) (*export, error) {
 	if e.info.MaxBlock > 0 {
 		e.maxPiece = max(block.RoundDown(e.info.MaxBlock, int64(e.minBlock)), 1)
 	}
-	if len(e.Description) > wire.MaxString || !utf8.ValidString(e.Description) {
-		e.Description = ""
-	}
 	return e, nil
 }
 

@@ -369,8 +369,8 @@ func (n *negotiation) info(o wire.Option, data []byte) (done bool, err error) {
 	if canonical := e.canonical(); asked[wire.InfoName] || canonical != e.asked {
 		n.reply(o, wire.RepInfo, append(be.AppendUint16(nil, uint16(wire.InfoName)), canonical...))
 	}
-	if asked[wire.InfoDescription] || e.Description != "" {
-		n.reply(o, wire.RepInfo, append(be.AppendUint16(nil, uint16(wire.InfoDescription)), e.Description...))
+	if description := clean(e.Description); asked[wire.InfoDescription] || description != "" {
+		n.reply(o, wire.RepInfo, append(be.AppendUint16(nil, uint16(wire.InfoDescription)), description...))
 	}
 	n.reply(o, wire.RepAck, nil)
 	if o == wire.OptGo {

@@ -44,8 +44,8 @@ func (c *conn) flush() {
 	}
 }
 
-// discard gives back what the batch holds.
-func (c *conn) discard() {
+// dropBatch gives back what the batch holds.
+func (c *conn) dropBatch() {
 	if b := &c.batch; b.buffer != nil {
 		c.server.buffers.put(b.buffer)
 		c.memory.give(batchSize)

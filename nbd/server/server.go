@@ -41,7 +41,7 @@ type Export struct {
 	Device block.Device
 	// Name is the canonical name, where it differs from the one asked for.
 	Name string
-	// Description is for people, at most 4096 bytes.
+	// Description is for people. What is too long for the wire is cut off.
 	Description string
 	// ReadOnly refuses every change, whatever the device can do.
 	ReadOnly bool

@@ -3,8 +3,10 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd/secure"
@@ -78,6 +80,31 @@ func TestTLS(t *testing.T) {
 			t.Errorf("opened for %+v", c)
 		}
 	}
+}
+
+// TestShutdownInUpgrade: a client that is silent after a TLS handshake, during which the server has begun to shut down, is not waited for.
+func TestShutdownInUpgrade(t *testing.T) {
+	a := securetest.New(t)
+	tlsServer, err := secure.NewServer(secure.ServerConfig{Certificates: a.Dir})
+	check(t, err)
+	s, dial := serve(t, server.Config{TLS: tlsServer, Open: fixed(block.NewMemory(1 << 20)), HandshakeTimeout: -1})
+	p := dial().greet(bothFlags)
+	p.must(wire.OptStartTLS, nil, wire.RepAck)
+	ended := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		ended <- s.Shutdown(ctx)
+	}()
+	eventually(t, "nobody listens", func() bool {
+		nc, err := net.Dial("unix", p.RemoteAddr().String())
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	check(t, tls.Client(p.Conn, &tls.Config{InsecureSkipVerify: true}).Handshake())
+	check(t, <-ended)
 }
 
 // TestStateBeforeTLS: what was negotiated in plain text does not hold afterwards (CVE-2021-3716).
