@@ -29,7 +29,8 @@ func start(t testing.TB, args ...string) string {
 		cmd.Wait()
 	})
 	for range 1000 {
-		if _, err := os.Stat(socket); err == nil {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
 			return socket
 		}
 		time.Sleep(10 * time.Millisecond)
