@@ -198,7 +198,7 @@ func examine(t *testing.T, p peer, u setup, a *securetest.Authority) []conforman
 			quick = append(quick, c)
 		}
 	}
-	return append(try(t, p, u, a, quick, 10*time.Second), try(t, p, u, a, slow, 1500*time.Millisecond)...)
+	return append(try(t, p, u, a, quick, 10*time.Second), try(t, p, u, a, slow, 800*time.Millisecond)...)
 }
 
 // try tries some checks. Where one ends the server, it is started again for those that follow.
