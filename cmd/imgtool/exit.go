@@ -90,6 +90,19 @@ func (e *codeError) Error() string {
 }
 func (e *codeError) Unwrap() error { return e.err }
 
+// endError is an error of a program that signals end, and do not interrupt: what went wrong at the end, or the code of its command.
+type endError struct{ err error }
+
+func (e *endError) Error() string { return e.err.Error() }
+func (e *endError) Unwrap() error { return e.err }
+
+// atEnd makes what err holds, if that is an error, one that a signal is no excuse for.
+func atEnd(err *error) {
+	if *err != nil {
+		*err = &endError{*err}
+	}
+}
+
 // usageError says that the command line is wrong.
 type usageError struct {
 	err error

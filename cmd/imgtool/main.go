@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -43,7 +44,7 @@ func run(args []string, qemu bool) int {
 	if e := a.flush(); err == nil {
 		err = e
 	}
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.As(err, new(*endError)) {
 		err = ctx.Err() // whatever it looked like
 	}
 	return a.finish(err)

@@ -89,7 +89,12 @@ func (m *mounting) run(ctx context.Context, image, at string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dev.Close()) }()
+	mounted := false
+	defer func() {
+		if err = errors.Join(err, dev.Close()); mounted {
+			atEnd(&err)
+		}
+	}()
 	m.options.Log, m.options.ReadOnly = m.log(), m.readOnly
 	life := ctx
 	if m.command != "" {
@@ -99,6 +104,7 @@ func (m *mounting) run(ctx context.Context, image, at string) (err error) {
 	if err != nil {
 		return err
 	}
+	mounted = true
 	remove, err := m.announce(mountInfo{mount.Path(), dev.Size(), m.readOnly})
 	if err == nil && m.command != "" {
 		err = runBeside(ctx, m.app, m.command, "file="+mount.Path())

@@ -190,7 +190,12 @@ func (v *connecting) attach(ctx context.Context, image string, k kernel.Config) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, dev.Close()) }()
+	connected := false
+	defer func() {
+		if err = errors.Join(err, dev.Close()); connected {
+			atEnd(&err)
+		}
+	}()
 	life := context.WithoutCancel(ctx)
 	s := server.New(server.Config{
 		Log: v.log(), Memory: min(server.DefaultMemory, int64(v.memory)/4),
@@ -209,6 +214,7 @@ func (v *connecting) attach(ctx context.Context, image string, k kernel.Config) 
 	}
 	info, err := v.connect(ctx, dial, "", k)
 	if err == nil {
+		connected = true
 		var remove func() error
 		remove, err = v.announce(ctx, info)
 		defer func() { err = errors.Join(err, remove()) }()

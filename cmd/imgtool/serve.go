@@ -279,7 +279,12 @@ func (s *serving) run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, what.close(life)) }()
+	serves := false
+	defer func() {
+		if err = errors.Join(err, what.close(life)); serves {
+			atEnd(&err)
+		}
+	}()
 	r := &running{serving: s, life: life, ends: make(chan error, 1)}
 	if s.exitLast {
 		c := &counted{exports: what}
@@ -295,11 +300,13 @@ func (s *serving) run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	if s.stdio {
+		serves = true
 		return r.serveSingle()
 	}
 	if r.listeners, err = s.listen(ctx); err != nil {
 		return err
 	}
+	serves = true
 	return r.serve(ctx)
 }
 

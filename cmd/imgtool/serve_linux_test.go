@@ -150,3 +150,24 @@ func TestServeDrainCopy(t *testing.T) {
 	_ = copier.Wait() // it may just have ended
 	output(t, "check", path)
 }
+
+// TestEndFails: what cannot be made durable at the end is told, though it was a signal that asked for the end.
+func TestEndFails(t *testing.T) {
+	broken := "[ " + peers.Need(t, "nbdkit") + " eval get_size='echo 1048576' 'pread=head -c $3 /dev/zero' pwrite='cat >/dev/null' 'can_write=exit 0' 'can_flush=exit 0' 'flush=echo ENOSPC the disk is full >&2; exit 1' ]"
+	s := startServe(t, "-f", "raw", broken)
+	d := dial(t, s.uri)
+	check(t, d.Write(t.Context(), []byte("data"), 0, 0))
+	s.stop(syscall.SIGTERM, exitFailed)
+	d.Close() // the server has gone
+	if text := string(readFile(t, s.errors)); !strings.Contains(text, "no space left on device") && !strings.Contains(text, "disk is full") {
+		t.Errorf("the reason is not told: %s", text)
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("no FUSE")
+	}
+	dir := t.TempDir()
+	cmd := exec.Command("imgtool", "mount", "-f", "raw", broken, dir, "--run", `trap '' TERM; dd if=/dev/zero of="$file" bs=4k count=1 conv=notrunc; kill $PPID; exit 0`)
+	if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(string(out), "space left") {
+		t.Errorf("mount ends with %d: %s", cmd.ProcessState.ExitCode(), out)
+	}
+}
