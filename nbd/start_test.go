@@ -122,6 +122,19 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// TestStartLongTemp: where paths in the folder for temporary files are too long for a socket, it is made elsewhere.
+func TestStartLongTemp(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", 100))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long)
+	d := startServer(t, []string{peers.Need(t, "nbdkit"), "memory", "1M"}, "")
+	if d.Size() != 1<<20 {
+		t.Errorf("%d bytes", d.Size())
+	}
+}
+
 // TestStartedDies: calls fail when the server has died, and say so.
 func TestStartedDies(t *testing.T) {
 	leaks(t)

@@ -17,6 +17,9 @@ import (
 // grace is how long a server may take to end before it is killed.
 const grace = 10 * time.Second
 
+// maxSocket is how long the path of a Unix socket can be in bytes on every system.
+const maxSocket = 103
+
 // server is a child process that serves a Unix socket.
 type server struct {
 	dir     string
@@ -33,11 +36,16 @@ func startServer(argv []string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "imgtool-nbd-")
+	const name, random = "socket", len("/nbd-4294967295/")
+	dir := os.TempDir()
+	if len(dir)+random+len(name) > maxSocket {
+		dir = "/tmp"
+	}
+	dir, err = os.MkdirTemp(dir, "nbd-")
 	if err != nil {
 		return nil, err
 	}
-	s := &server{dir: dir, socket: filepath.Join(dir, "socket"), ended: make(chan struct{})}
+	s := &server{dir: dir, socket: filepath.Join(dir, name), ended: make(chan struct{})}
 	if err := s.start(path, argv); err != nil {
 		os.RemoveAll(dir)
 		return nil, err

@@ -41,6 +41,8 @@ func TestProgramsEnd(t *testing.T) {
 		}
 		server := "[ nbdkit --filter=delay --filter=noextents file " + mark + " rdelay=30 ]"
 		cmd := exec.Command("imgtool", "convert", "-f", "raw", server, mark+".copy")
+		temp := t.TempDir()
+		cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -59,6 +61,9 @@ func TestProgramsEnd(t *testing.T) {
 		_ = cmd.Wait() // by a signal
 		if code := cmd.ProcessState.ExitCode(); sig != syscall.SIGKILL && code != exitInterrupted {
 			t.Errorf("%v: code %d", sig, code)
+		}
+		if names := fileNames(t, temp); sig != syscall.SIGKILL && len(names) > 0 {
+			t.Errorf("%v leaves %v behind", sig, names)
 		}
 		n := processes(t, mark)
 		for range 500 {
