@@ -2,12 +2,15 @@ package chain
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/url"
 	"strings"
 
 	"github.com/imgtool/imgtool/block"
 	"github.com/imgtool/imgtool/nbd"
+	"github.com/imgtool/imgtool/nbd/client"
+	"github.com/imgtool/imgtool/nbd/wire"
 )
 
 // NBDOptions say how servers are connected to. The zero value is right for most; see nbd.Options.
@@ -61,6 +64,9 @@ func (o Options) nbd() nbd.Options {
 
 // exported is the input that an open export is.
 func exported(d *nbd.Device, err error) (input, error) {
+	if refused := (*client.OptionError)(nil); errors.As(err, &refused) && refused.Reply == wire.RepErrUnknown {
+		err = block.WithHint(err, "imgtool nbd list shows the exports of a server")
+	}
 	if err != nil {
 		return input{}, err
 	}

@@ -42,6 +42,9 @@ func (t *nbdTarget) parse(text string) (err error) {
 	}
 	t.uri, err = nbd.ParseURI(text)
 	if err != nil {
+		if !strings.Contains(text, ":") {
+			err = block.WithHint(err, "a file or another image is served by [ imgtool serve IMAGE ]")
+		}
 		return &usageError{err: err}
 	}
 	t.export = t.uri.Export
@@ -51,7 +54,7 @@ func (t *nbdTarget) parse(text string) (err error) {
 // name returns what messages call it.
 func (t *nbdTarget) name() string {
 	if t.argv != nil {
-		return "[ " + t.argv[0] + " ]"
+		return chain.Program(t.argv)
 	}
 	return t.uri.String()
 }
