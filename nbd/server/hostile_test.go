@@ -255,8 +255,8 @@ func TestBadMagic(t *testing.T) {
 }
 
 func TestIdleTimeout(t *testing.T) {
-	d := blocktest.NewFaulty(block.NewMemory(1<<20), blocktest.Fault{Ops: blocktest.OpRead, Len: 1, Delay: 400 * time.Millisecond})
-	s, dial := serve(t, server.Config{Open: fixed(d), IdleTimeout: 100 * time.Millisecond})
+	d := blocktest.NewFaulty(block.NewMemory(1<<20), blocktest.Fault{Ops: blocktest.OpRead, Len: 1, Delay: 600 * time.Millisecond})
+	s, dial := serve(t, server.Config{Open: fixed(d), IdleTimeout: 250 * time.Millisecond})
 	p := dial().enter("simple", "")
 	if a := p.do(wire.Request{Type: wire.CmdRead, Length: 1}); a.errno != 0 { // a slow device is not an idle client
 		t.Errorf("%+v", a)
