@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -67,6 +69,9 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 4 the image is corrup
 			}
 			if m.fork && m.command != "" {
 				return usageOf(c, errors.New("--fork and --run exclude each other"))
+			}
+			if n := m.options.Name; n == "" || n != filepath.Base(n) || n == "." || n == ".." {
+				return usageOf(c, fmt.Errorf("--name %q: this cannot be the name of a file", n))
 			}
 			return m.run(c.Context(), args[0], args[1])
 		},

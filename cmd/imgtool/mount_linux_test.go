@@ -253,7 +253,7 @@ func TestMountSays(t *testing.T) {
 		{exitFailed, "no such file", []string{image, filepath.Join(dir, "absent")}},
 		{exitFailed, "no such file", []string{filepath.Join(dir, "absent"), dir}},
 		{exitFailed, "neither a folder nor a regular file", []string{image, "/dev/null"}},
-		{exitFailed, "cannot be the name of a file", []string{"--name", "a/b", image, dir}},
+		{exitUsage, "cannot be the name of a file", []string{"--name", "a/b", image, dir}},
 		{exitUsage, "--cow is for writing", []string{"--cow", "-r", image, dir}},
 		{exitUsage, "--fork and --run", []string{"--fork", "--run", "true", image, dir}},
 		{exitUsage, "takes 2 arguments", []string{image}},
