@@ -102,32 +102,36 @@ var (
 	errIdle = errors.New("nothing came from the client, and nothing could be sent, for the idle timeout")
 )
 
-// watch ends the connection when nothing moves for the idle timeout. Requests that are worked on count as movement as long as their replies
-// can be sent. The function that it returns ends the watch.
+// watch ends the connection when nothing moves for the idle timeout, or for up to a quarter longer. Requests that are worked on count as movement as
+// long as their replies can be sent. The function that it returns ends the watch.
 func (c *conn) watch() (stop func()) {
 	limit := c.server.config.IdleTimeout
 	if limit <= 0 {
 		return func() {}
 	}
+	const looks = 4 // in the time of the limit
 	var mu sync.Mutex
 	var timer *time.Timer
-	last, stopped := c.progress.Load(), false
+	step := max(limit/looks, time.Millisecond)
+	last, still, stopped := c.progress.Load(), 0, false
 	check := func() {
 		mu.Lock()
 		defer mu.Unlock()
-		now := c.progress.Load()
+		still++
+		if now := c.progress.Load(); now != last || !c.out.stuck() && !(c.reading.Load() && len(c.slots) == 0) {
+			last, still = now, 0
+		}
 		switch {
 		case stopped:
-		case now == last && (c.out.stuck() || c.reading.Load() && len(c.slots) == 0):
+		case still >= looks:
 			c.cancel(errIdle)
 		default:
-			last = now
-			timer.Reset(limit)
+			timer.Reset(step)
 		}
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	timer = time.AfterFunc(limit, check)
+	timer = time.AfterFunc(step, check)
 	return func() {
 		mu.Lock()
 		defer mu.Unlock()
