@@ -80,6 +80,7 @@ func mountPoint(at string) (path string, isDir bool, err error) {
 		return "", false, err
 	}
 	if path, err = filepath.EvalSymlinks(path); err != nil {
+		err = pathError(at, err)
 		if errors.Is(err, unix.ENOTCONN) {
 			err = block.WithHint(err, "a program that was killed has left this mount: imgtool unmount removes it")
 		}
@@ -87,7 +88,7 @@ func mountPoint(at string) (path string, isDir bool, err error) {
 	}
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_TYPE, &st); err != nil {
-		return "", false, &fs.PathError{Op: "stat", Path: path, Err: err}
+		return "", false, pathError(at, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -100,6 +101,14 @@ func mountPoint(at string) (path string, isDir bool, err error) {
 		return "", false, block.WithHint(block.ErrorOf(block.ErrBusy, "%s: something is mounted here already", at), "imgtool unmount removes it")
 	}
 	return path, isDir, nil
+}
+
+// pathError says what is wrong with a path, as it was given.
+func pathError(at string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	}
+	return fmt.Errorf("%s: %w", at, err)
 }
 
 // mountError says what can be done about an error of mounting.
@@ -161,7 +170,7 @@ func (m *Mount) serve() {
 func (m *Mount) touch() error {
 	fd, err := unix.Open(m.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: m.path, Err: err}
+		return pathError(m.path, err)
 	}
 	defer unix.Close(fd)
 	// Polling is answered by ENOSYS, and then never asked for again. Go adds files that it opens to its poller, and a program that does so with
@@ -169,7 +178,7 @@ func (m *Mount) touch() error {
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return &fs.PathError{Op: "stat", Path: m.path, Err: err}
+		return pathError(m.path, err)
 	}
 	// The kernel reads 128 KiB ahead, unless root says more. Where nobody may, reading in sequence is slower and no less right.
 	name := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
@@ -272,5 +281,5 @@ func unmountError(at string, err error) error {
 	case unix.EINVAL:
 		return fmt.Errorf("%s: nothing is mounted here", at)
 	}
-	return &fs.PathError{Op: "unmount", Path: at, Err: err}
+	return pathError(at, err)
 }
