@@ -82,7 +82,7 @@ Exit codes: 0 the server does nothing that it must not, 3 it does, 1 it could no
 	}
 	f := c.Flags()
 	f.BoolVar(&list, "list", false, "list the checks, and try nothing")
-	f.StringArrayVar(&v.patterns, "check", nil, "try the checks whose name fits a pattern, or is in the area of that name; may be repeated")
+	f.StringArrayVar(&v.patterns, "check", nil, "try the checks whose name fits a pattern, or is in the area of that name; may be given several times")
 	f.StringVar(&v.level, "level", "quality", "try the checks of rules that bind as much, or more: must, should or quality")
 	f.BoolVar(&v.all, "all", false, "print what was passed or skipped as well")
 	f.BoolVar(&v.destructive, "destructive", false, "write to the export")

@@ -56,7 +56,7 @@ Exit codes: 0 done, 1 a script failed, 2 the command line is wrong.`,
 	}
 	f := c.Flags()
 	f.StringVarP(&v.uri, "uri", "u", "", "connect h to an NBD URI, or to a server that is started: \"[ PROGRAM ARG... ]\" in one word")
-	f.StringArrayVarP(&v.commands, "command", "c", nil, "run a command instead of reading standard input; - is a script from there; may be repeated")
+	f.StringArrayVarP(&v.commands, "command", "c", nil, "run a command instead of reading standard input; - is a script from there; may be given several times")
 	f.BoolVar(&v.optMode, "opt-mode", false, "connecting leaves h in negotiation: h.opt_go() ends that")
 	f.BoolVar(&v.base, "base-allocation", false, "ask for the context base:allocation")
 	f.BoolVarP(&v.noHandle, "no-handle", "n", false, "make no handle h; nbd.handle() makes one")
@@ -85,7 +85,7 @@ func (v *nbdSh) run(ctx context.Context, files []string) error {
 	for _, name := range files {
 		script, err := os.ReadFile(name)
 		if err != nil {
-			return err
+			return nameFile(name, err)
 		}
 		if err := s.Run(ctx, name, script); err != nil {
 			return err

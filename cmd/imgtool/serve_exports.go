@@ -142,7 +142,7 @@ func (s *serving) openImages(ctx context.Context, texts []string) (exports, erro
 	}
 	for _, b := range s.bitmaps {
 		if !slices.ContainsFunc(e.images, func(i *served) bool { return slices.Contains(i.bitmaps, b) }) {
-			return nil, errors.Join(block.ErrorOf(fs.ErrNotExist, "there is no bitmap %q in %s", b, strings.Join(texts, ", ")), e.close(ctx))
+			return nil, errors.Join(block.ErrorOf(fs.ErrNotExist, "%s: there is no bitmap %q", strings.Join(texts, ", "), b), e.close(ctx))
 		}
 	}
 	return e, nil
