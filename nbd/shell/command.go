@@ -64,7 +64,7 @@ const (
 )
 
 // preadStructured returns the bytes, and calls a function with each chunk (bytes, offset, what it is, name of the error); without a function it returns
-// the bytes and a list of (offset, length, what it is).
+// the bytes and a list of (offset, length, what it is). The offset of an error is -1 where the server does not tell it.
 func preadStructured(h *Handle, c *call) (starlark.Value, error) {
 	var each starlark.Callable
 	conn, p, offset, flags, err := readArgs(h, c, "chunk?", &each)
@@ -86,7 +86,10 @@ func preadStructured(h *Handle, c *call) (starlark.Value, error) {
 			list = append(list, starlark.Tuple{starlark.MakeInt64(x.Offset), starlark.MakeInt64(x.Length), starlark.MakeInt(kind)})
 			continue
 		}
-		data := starlark.Bytes(p[x.Offset-offset:][:x.Length])
+		var data starlark.Bytes
+		if x.Err == nil { // an error may be about no place
+			data = starlark.Bytes(p[x.Offset-offset:][:x.Length])
+		}
 		if _, err := starlark.Call(c.thread, each, starlark.Tuple{data, starlark.MakeInt64(x.Offset), starlark.MakeInt(kind), starlark.String(errno)}, nil); err != nil {
 			return nil, err
 		}

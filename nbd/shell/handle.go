@@ -222,19 +222,20 @@ func (h *Handle) begin() error {
 		return err
 	}
 	h.conn = conn
-	if !conn.Negotiating() {
+	if h.tls == tlsRequire && !h.fixed() {
+		h.close()
+		return errors.New("TLS is required, and without fixed newstyle there is none")
+	}
+	if !conn.Negotiating() { // oldstyle
 		info := conn.Export()
 		h.info = &info
 		return nil
 	}
-	if conn.Protocol() == "newstyle-fixed" {
+	if h.fixed() {
 		if err := h.agree(); err != nil {
 			h.close()
 			return err
 		}
-	} else if h.tls == tlsRequire {
-		h.close()
-		return errors.New("the server is too old for TLS, which is required")
 	}
 	if h.optMode {
 		return nil
@@ -244,6 +245,11 @@ func (h *Handle) begin() error {
 		h.close()
 	}
 	return err
+}
+
+// fixed reports whether both sides speak fixed newstyle. Without it there is no option but EXPORT_NAME.
+func (h *Handle) fixed() bool {
+	return h.conn.Protocol() == "newstyle-fixed" && h.handshake&wire.FixedNewstyle != 0
 }
 
 // agree asks for all that the handle is set to.
@@ -285,7 +291,11 @@ func (h *Handle) goOn() error {
 			return err
 		}
 	}
-	info, err := h.conn.Go(h.shell.ctx, h.export)
+	begin := h.conn.Go
+	if !h.fixed() {
+		begin = h.conn.ExportName
+	}
+	info, err := begin(h.shell.ctx, h.export)
 	if err == nil {
 		h.info = &info
 	}

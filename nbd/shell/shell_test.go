@@ -55,14 +55,16 @@ func serve(t *testing.T, tls *secure.Server) string {
 }
 
 // nbdkit starts that server and returns a URI for it.
-func nbdkit(t *testing.T) string {
+func nbdkit(t *testing.T) string { return kit(t, "memory", "1M") }
+
+func kit(t *testing.T, args ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nbd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "s")
-	cmd := peers.Command(t, "nbdkit", "-f", "-U", socket, "memory", "1M")
+	cmd := peers.Command(t, "nbdkit", append([]string{"-f", "-U", socket}, args...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +227,40 @@ func TestErrors(t *testing.T) {
 		s := shell.New(&out, true)
 		if err := s.Run(t.Context(), "-c", []byte(script)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", script, err, want)
+		}
+		s.Close()
+	}
+}
+
+// TestErrorChunks: errors of the server are told to the function as well, wherever they are.
+func TestErrorChunks(t *testing.T) {
+	for name, uri := range map[string]string{"imgtool": ours(t), "nbdkit": nbdkit(t)} {
+		var out bytes.Buffer
+		s := shell.New(&out, true)
+		script := fmt.Sprintf("h.connect_uri(%q)\nh.set_strict_mode(0)\ndef f(data, offset, kind, error): print(len(data), offset, kind == nbd.READ_ERROR, error)\n"+
+			"h.pread_structured(512, h.get_size(), f)", uri)
+		if err := s.Run(t.Context(), "-c", []byte(script)); err == nil || !strings.Contains(err.Error(), "invalid argument") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, want := out.String(), "0 -1 True EINVAL\n"; got != want {
+			t.Errorf("%s: the function is told %q, want %q", name, got, want)
+		}
+		s.Close()
+	}
+}
+
+// TestOldServers: what is asked for with encryption is never had without, and else old servers do.
+func TestOldServers(t *testing.T) {
+	for _, args := range [][]string{{"-o", "memory", "1M"}, {"--mask-handshake=0", "memory", "1M"}} {
+		uri := kit(t, args...)
+		s := shell.New(io.Discard, true)
+		if err := s.Connect(t.Context(), strings.Replace(uri, "nbd+", "nbds+", 1)); err == nil || !strings.Contains(err.Error(), "fixed newstyle") {
+			t.Errorf("nbdkit %s: %v", args[0], err)
+		}
+		s.Close()
+		s = shell.New(io.Discard, true)
+		if err := s.Connect(t.Context(), uri); err != nil {
+			t.Errorf("nbdkit %s: %v", args[0], err)
 		}
 		s.Close()
 	}
