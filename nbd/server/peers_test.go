@@ -86,6 +86,7 @@ func TestNbdinfo(t *testing.T) {
 
 // TestCopies copies with other programs, there and back, over memory and over a file.
 func TestCopies(t *testing.T) {
+	t.Parallel()
 	const size = 16 << 20
 	for _, kind := range []string{"memory", "file"} {
 		t.Run(kind, func(t *testing.T) {
@@ -130,6 +131,7 @@ func TestCopies(t *testing.T) {
 }
 
 func TestQemu(t *testing.T) {
+	t.Parallel()
 	d, _ := patchy(t, 8<<20)
 	uri := served(t, d)
 	out := string(peers.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 0x5a 1M 3M", "-c", "read -P 0x5a 1M 3M", "-c", "write -f -P 0x77 0 512",
@@ -206,6 +208,7 @@ b'abc'
 
 // TestFio checks what it has written, at several depths at a time.
 func TestFio(t *testing.T) {
+	t.Parallel()
 	peers.Need(t, "fio")
 	uri := served(t, block.NewMemory(16<<20))
 	for _, args := range [][]string{
