@@ -372,7 +372,7 @@ func (w *writing) piece(buffer *[]byte, off int64) {
 		c.memory.give(n)
 		w.end(err)
 	}
-	if c.bulk.quick() && !fua {
+	if whole && c.bulk.quick() && !fua { // else the next piece comes meanwhile
 		write()
 	} else {
 		c.working.Go(write)
