@@ -98,7 +98,7 @@ type running struct {
 	reason string // why it has no numbers
 }
 
-// serve compares servers under fio and prints a table for each transport. Every server has the same file of random data, in memory (/dev/shm).
+// serve compares servers under fio and prints a table for each transport. Every server has a file of the same random data, in memory (/dev/shm).
 func serve(ctx context.Context, w io.Writer, s settings, wanted func(string) bool) error {
 	dir, err := os.MkdirTemp("/dev/shm", "compare-")
 	if err != nil {
@@ -115,9 +115,6 @@ func serve(ctx context.Context, w io.Writer, s settings, wanted func(string) boo
 		}
 		if len(todo) == 0 {
 			continue
-		}
-		if err := randomFile(file, gib); err != nil {
-			return err
 		}
 		if err := serveOver(ctx, w, s, transport, dir, file, todo); err != nil {
 			return err
@@ -164,7 +161,12 @@ func serveOver(ctx context.Context, w io.Writer, s settings, transport, dir, fil
 	for i, v := range servers(s) {
 		r := &running{server: v}
 		list = append(list, r)
-		if err := r.start(ctx, transport, dir, file, 20809+i); err != nil {
+		own := fmt.Sprintf("%s.%d", file, i) // programs lock what they serve
+		err := randomFile(own, gib)
+		if err == nil {
+			err = r.start(ctx, transport, dir, own, 20809+i)
+		}
+		if err != nil {
 			r.reason = err.Error()
 		}
 	}
