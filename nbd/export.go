@@ -55,6 +55,8 @@ func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
 	s.log = s.log.With("export", e.name)
 	s.making = make(chan struct{}, 1)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.spare, s.drop = context.WithCancel(context.Background())
+	s.parting = parting
 	known := false
 	s.dial = func(ctx context.Context) (*client.Conn, error) {
 		conn, err := negotiate(ctx, d, o.Bitmaps)
@@ -68,6 +70,7 @@ func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
 	l, err := s.add(ctx)
 	if err != nil {
 		s.cancel()
+		s.drop()
 		return nil, err
 	}
 	s.give(l)

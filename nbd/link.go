@@ -24,7 +24,8 @@ const (
 	attemptTimeout = 20 * time.Second // for one attempt to connect again
 	firstPause     = 500 * time.Millisecond
 	longestPause   = 10 * time.Second
-	refusedPauses  = 20 // first pauses until a server that refused one more connection is asked again
+	parting        = 100 * time.Millisecond // for a connection that is half made when the device is closed
+	refusedPauses  = 20                     // first pauses until a server that refused one more connection is asked again
 )
 
 // link is one of the connections of an export: a *client.Conn, or none while it is lost or not yet made. export.mu guards it.
@@ -41,10 +42,13 @@ type links struct {
 	pause   time.Duration // before the second attempt
 	log     *slog.Logger
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	work   sync.WaitGroup // connections being made in the background
-	making chan struct{}  // holds a token: who has it makes a connection that calls wait for
+	ctx     context.Context // ends when Close begins: no call waits for a connection any more
+	cancel  context.CancelFunc
+	spare   context.Context // for connections that no call waits for; ends when Close has waited for those that are half made
+	drop    context.CancelFunc
+	parting time.Duration  // how long that is at most
+	work    sync.WaitGroup // connections being made in the background
+	making  chan struct{}  // holds a token: who has it makes a connection that calls wait for
 
 	births   atomic.Int64 // connections made
 	failures atomic.Int64 // attempts of calls that failed
@@ -154,7 +158,7 @@ func (s *links) put(conn *client.Conn) *link {
 
 // addInBackground adds a connection beside those that there are. A server that gives no more, or not now, is left alone for a while.
 func (s *links) addInBackground() {
-	ctx, cancel := context.WithTimeout(s.ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(s.spare, attemptTimeout)
 	defer cancel()
 	conn, err := s.dial(ctx)
 	s.mu.Lock()
@@ -169,7 +173,7 @@ func (s *links) addInBackground() {
 	case len(s.all) < s.limit:
 		s.put(conn).busy--
 	default: // calls have made connections meanwhile, in place of lost ones
-		s.work.Go(func() { conn.Disconnect(s.ctx) })
+		s.work.Go(func() { conn.Disconnect(s.spare) })
 	}
 }
 
@@ -256,12 +260,13 @@ func lost(err error) bool {
 	return errors.As(err, &network)
 }
 
-// close disconnects from the server.
+// close disconnects from the server. A connection that is half made has a while to come about: a server complains of one that is given up.
 func (s *links) close() {
-	soon := time.AfterFunc(100*time.Millisecond, s.cancel) // a server complains of a connection that is given up half made
+	s.cancel()
+	soon := time.AfterFunc(s.parting, s.drop)
 	s.work.Wait()
 	soon.Stop()
-	s.cancel()
+	s.drop()
 	s.mu.Lock()
 	all := s.all
 	s.all = nil
