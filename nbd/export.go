@@ -67,13 +67,12 @@ func open(ctx context.Context, d *Dialer, o Options) (*Device, error) {
 		}
 		return conn, err
 	}
-	l, err := s.add(ctx)
+	l, err := s.add(ctx, 0)
 	if err != nil {
 		s.cancel()
 		s.drop()
 		return nil, err
 	}
-	s.give(l)
 	e.info, e.wide, known = l.conn.Export(), l.conn.Extended(), true
 	e.write = e.info.Flags&wire.ReadOnly == 0 && !o.ReadOnly
 	if e.info.Flags&wire.CanMultiConn != 0 {
@@ -160,7 +159,7 @@ func (e *export) Info() block.Info {
 	may := func(f wire.TransmissionFlags) bool { return e.write && has(f) }
 	return block.Info{
 		Name: e.name, Format: "nbd", MinBlock: e.info.MinBlock, PreferredBlock: max(e.info.PreferredBlock, e.info.MinBlock),
-		InFlight: perConnection * e.conns,
+		InFlight: busyLoad * e.conns,
 		Caps: block.Caps{
 			Write: e.write, FUA: may(wire.SendFUA), Zero: may(wire.SendWriteZeroes), FastZero: may(wire.SendFastZero), Discard: may(wire.SendTrim),
 			MultiConn: has(wire.CanMultiConn), Prefetch: has(wire.SendCache),
@@ -197,7 +196,7 @@ func (e *export) beginChange(ctx context.Context, off, n int64) error {
 func (e *export) pieces(ctx context.Context, off, n, limit int64, request func(conn *client.Conn, off, n int64) error) error {
 	for n > 0 {
 		k := min(n, limit)
-		err := e.links.do(ctx, e.links.take, func(l *link) error { return request(l.conn, off, k) })
+		err := e.links.do(ctx, loadOf(k), e.links.take, func(l *link) error { return request(l.conn, off, k) })
 		if err != nil {
 			return err
 		}
@@ -375,7 +374,7 @@ func (e *export) flush(ctx context.Context) error {
 	defer func() { <-e.flushing }()
 	before := e.unflushed.Swap(0)
 	birth := int64(0)
-	err := e.links.do(ctx, e.links.takeOldest, func(l *link) error {
+	err := e.links.do(ctx, loadOf(0), e.links.takeOldest, func(l *link) error {
 		birth = l.birth
 		return l.conn.Flush(ctx, 0)
 	})

@@ -17,7 +17,7 @@ func (e *export) Extents(ctx context.Context, m block.Map, off, n int64, buf []b
 	}
 	defer e.calls.End()
 	base := len(buf)
-	err := e.links.do(ctx, e.links.take, func(l *link) error {
+	err := e.links.do(ctx, loadOf(0), e.links.take, func(l *link) error {
 		var err error
 		buf, err = extentsOf(ctx, l.conn, m, off, n, buf[:base])
 		return err

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	perConnection  = 16               // calls that keep one connection busy
+	busyLoad       = 16               // load that keeps one connection busy
+	loadBytes      = 32 << 10         // bytes of a call that are as much load as the call itself
 	attemptTimeout = 20 * time.Second // for one attempt to connect again
 	firstPause     = 500 * time.Millisecond
 	longestPause   = 10 * time.Second
@@ -32,8 +33,12 @@ const (
 type link struct {
 	conn  *client.Conn
 	birth int64 // counts up over all connections
-	busy  int   // calls
+	load  int   // of its calls
 }
+
+// loadOf returns the load of a call for n bytes. Calls for few bytes share a connection, because they then share its wake-ups and its system calls as
+// well; what costs with many bytes is to copy them, which connections do beside each other.
+func loadOf(n int64) int { return 1 + int(min(n, 1<<20)/loadBytes) }
 
 // links keeps the connections of an export.
 type links struct {
@@ -62,8 +67,8 @@ type links struct {
 }
 
 // take returns the connection for a call, and makes one where there is none. The caller gives the link back.
-func (s *links) take(ctx context.Context) (*link, error) {
-	if l := s.choose(); l != nil {
+func (s *links) take(ctx context.Context, load int) (*link, error) {
+	if l := s.choose(load); l != nil {
 		return l, nil
 	}
 	failures := s.failures.Load()
@@ -73,7 +78,7 @@ func (s *links) take(ctx context.Context) (*link, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.making }()
-	if l := s.choose(); l != nil {
+	if l := s.choose(load); l != nil {
 		return l, nil // somebody else has made it meanwhile
 	}
 	if s.failures.Load() != failures {
@@ -82,7 +87,7 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)() // Close does not wait for a server that says nothing
-	l, err := s.add(attempt)
+	l, err := s.add(attempt, load)
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return l, err
@@ -96,62 +101,62 @@ func (s *links) take(ctx context.Context) (*link, error) {
 	return nil, err
 }
 
-// choose returns a connection with one more call on it: the first that is not yet busy, because calls that share one share its wake-ups and its system
-// calls as well. Where all are busy it is the least busy one, and another one is begun to be made.
-func (s *links) choose() *link {
+// choose returns a connection with that load more on it: the first that is not yet busy. Where all are busy it is the least busy one, and another one is
+// begun to be made.
+func (s *links) choose(load int) *link {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var best *link
 	for _, l := range s.all {
-		if best == nil || best.busy >= perConnection && l.busy < best.busy {
+		if best == nil || best.load >= busyLoad && l.load < best.load {
 			best = l
 		}
 	}
 	if best == nil {
 		return nil
 	}
-	if best.busy >= perConnection && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil && !time.Now().Before(s.again) {
+	if best.load >= busyLoad && len(s.all) < s.limit && !s.adding && s.ctx.Err() == nil && !time.Now().Before(s.again) {
 		s.adding = true
 		s.work.Go(s.addInBackground)
 	}
-	best.busy++
+	best.load += load
 	return best
 }
 
 // takeOldest is take for the oldest connection.
-func (s *links) takeOldest(ctx context.Context) (*link, error) {
+func (s *links) takeOldest(ctx context.Context, load int) (*link, error) {
 	s.mu.Lock()
 	if len(s.all) > 0 {
 		defer s.mu.Unlock()
 		l := slices.MinFunc(s.all, func(a, b *link) int { return cmp.Compare(a.birth, b.birth) })
-		l.busy++
+		l.load += load
 		return l, nil
 	}
 	s.mu.Unlock()
-	return s.take(ctx)
+	return s.take(ctx, load)
 }
 
-// give ends a call on a link.
-func (s *links) give(l *link) {
+// give ends a call of that load on a link.
+func (s *links) give(l *link, load int) {
 	s.mu.Lock()
-	l.busy--
+	l.load -= load
 	s.mu.Unlock()
 }
 
-// add makes a connection and returns it with one call on it.
-func (s *links) add(ctx context.Context) (*link, error) {
+// add makes a connection and returns it with that load on it.
+func (s *links) add(ctx context.Context, load int) (*link, error) {
 	conn, err := s.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.put(conn), nil
+	return s.put(conn, load), nil
 }
 
-// put adds a connection with one call on it, with mu held.
-func (s *links) put(conn *client.Conn) *link {
-	l := &link{conn: conn, birth: s.births.Add(1), busy: 1}
+// put adds a connection with that load on it, with mu held.
+func (s *links) put(conn *client.Conn, load int) *link {
+	l := &link{conn: conn, birth: s.births.Add(1), load: load}
 	s.all = append(s.all, l)
 	return l
 }
@@ -171,7 +176,7 @@ func (s *links) addInBackground() {
 			s.log.Info("the server gives no other connection", "connections", len(s.all), "error", err)
 		}
 	case len(s.all) < s.limit:
-		s.put(conn).busy--
+		s.put(conn, 0)
 	default: // calls have made connections meanwhile, in place of lost ones
 		s.work.Go(func() { conn.Disconnect(s.spare) })
 	}
@@ -195,14 +200,14 @@ func (s *links) sweep() {
 	}
 }
 
-// do makes a request on the connection that choose gives, and again on another one where it is lost.
-func (s *links) do(ctx context.Context, choose func(context.Context) (*link, error), request func(*link) error) error {
+// do makes a request of that load on the connection that choose gives, and again on another one where it is lost.
+func (s *links) do(ctx context.Context, load int, choose func(context.Context, int) (*link, error), request func(*link) error) error {
 	pause := time.Duration(0)
 	for attempt := 0; ; attempt++ {
-		l, err := choose(ctx)
+		l, err := choose(ctx, load)
 		if err == nil {
 			err = request(l)
-			s.give(l)
+			s.give(l, load)
 			s.leave(l, err)
 		}
 		if err == nil || !lost(err) {
